@@ -1,0 +1,557 @@
+"""The `DataFetch` resource, `datafetch.io/v1alpha1`: spec and status, as pydantic models.
+
+The CRD is generated from these models (`make generate`): docstrings become the descriptions that `kubectl explain`
+shows, `x-kubernetes-*` entries in `json_schema_extra` become list types and CEL rules. Rules about an optional field
+that must not change stand on its parent: a rule on the field itself does not see its removal.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from datafetch_api.quantities import BYTES_PATTERN, DURATION_PATTERN
+from datafetch_api.report import Count
+
+
+def _rule(rule: str, message: str, **more: str) -> dict[str, str]:
+    return {"rule": rule, "message": message, **more}
+
+
+def _rules(*rules: dict[str, str], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON schema values
+    return {"x-kubernetes-validations": list(rules), **more}
+
+
+_SAFE_PATH = _rule(
+    "!self.startsWith('/') && self.split('/').all(s, s != '' && s != '.' && s != '..' && s != '.datafetch')",
+    "must be a relative path without empty, '.', '..' or '.datafetch' segments",
+)
+_SET = {"x-kubernetes-list-type": "set"}
+_ATOMIC = {"x-kubernetes-list-type": "atomic"}
+
+DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
+DnsSubdomain = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        min_length=1,
+        max_length=253,
+    ),
+]
+RelativePath = Annotated[
+    str, StringConstraints(min_length=1, max_length=1024), Field(json_schema_extra=_rules(_SAFE_PATH))
+]
+Glob = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Bytes = Annotated[str, StringConstraints(pattern=BYTES_PATTERN, max_length=32)]
+Duration = Annotated[str, StringConstraints(pattern=DURATION_PATTERN, min_length=2, max_length=16)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s@]+(/\S*)?$", max_length=2048)]
+ObjectKey = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+OpenObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+
+class ApiModel(BaseModel):
+    """A model in the Kubernetes style: camelCase outside, unknown fields refused, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+_KEY_OR_PREFIX = _rule("!(has(self.key) && has(self.prefix))", "give either key or prefix, not both")
+
+
+class SecretRef(ApiModel):
+    """A Secret in the namespace of the DataFetch. It is mounted as files and never read by the operator."""
+
+    name: DnsSubdomain
+    """Name of the Secret. Its keys are documented per provider and include the SDK's environment names."""
+
+
+class S3Source(ApiModel):
+    """Objects of an S3 bucket, on AWS or any compatible server."""
+
+    model_config = ConfigDict(json_schema_extra=_rules(_KEY_OR_PREFIX))
+
+    bucket: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    """Name of the bucket."""
+    prefix: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """Everything below this prefix; it ends at a slash. Default: the whole bucket."""
+    key: ObjectKey | None = None
+    """One object, by its whole key."""
+    endpoint: Url | None = None
+    """URL of a compatible server, for example https://minio.data.svc. Default: AWS."""
+    region: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """Region of the bucket. Default: what the SDK finds, else us-east-1."""
+    addressing_style: Literal["Auto", "Path", "Virtual"] = "Auto"
+    """How the bucket is named in requests. Auto: by path where an endpoint is given, else by host name."""
+    anonymous: bool = False
+    """Send unsigned requests. Without it, missing credentials are an error."""
+
+
+class GCSSource(ApiModel):
+    """Objects of a Google Cloud Storage bucket."""
+
+    model_config = ConfigDict(json_schema_extra=_rules(_KEY_OR_PREFIX))
+
+    bucket: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    """Name of the bucket."""
+    prefix: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """Everything below this prefix; it ends at a slash. Default: the whole bucket."""
+    key: ObjectKey | None = None
+    """One object, by its whole name."""
+    endpoint: Url | None = None
+    """URL of another server with the same API. Default: Google's."""
+    anonymous: bool = False
+    """Send requests without credentials. Without it, missing credentials are an error."""
+
+
+class AzureBlobSource(ApiModel):
+    """Blobs of an Azure Blob Storage container."""
+
+    model_config = ConfigDict(json_schema_extra=_rules(_KEY_OR_PREFIX))
+
+    container: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    """Name of the container."""
+    account: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$", max_length=24)] | None = None
+    """Name of the storage account. Not needed where the Secret holds a connection string."""
+    endpoint: Url | None = None
+    """URL of the account's blob endpoint. Default: the account's own at Azure."""
+    prefix: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """Everything below this prefix; it ends at a slash. Default: the whole container."""
+    key: ObjectKey | None = None
+    """One blob, by its whole name."""
+    anonymous: bool = False
+    """Send requests without credentials. Without it, missing credentials are an error."""
+
+
+class HuggingFaceSource(ApiModel):
+    """Files of a repository on the Hugging Face Hub, always of one commit."""
+
+    repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=256)]
+    """Repository, as ORGANISATION/NAME."""
+    repo_type: Literal["Model", "Dataset", "Space"] = "Model"
+    """What kind of repository it is."""
+    revision: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "main"
+    """Branch, tag, commit or refs/pr/N; resolved to a commit, which stands in status.sources."""
+    prefix: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """Only the files below this directory, which ends at a slash. Default: the whole repository."""
+    key: ObjectKey | None = None
+    """One file, by its path in the repository."""
+    endpoint: Url | None = None
+    """URL of a mirror. Default: the public Hub."""
+
+    model_config = ConfigDict(json_schema_extra=_rules(_KEY_OR_PREFIX))
+
+
+class HttpSource(ApiModel):
+    """One file at an HTTP or HTTPS URL."""
+
+    url: Url
+    """The URL; without user and password, which belong into the Secret."""
+
+
+_PROVIDERS = ("s3", "gcs", "azureBlob", "huggingFace", "http", "uri")
+_ONE_PROVIDER = _rule(
+    "[" + ", ".join(f"has(self.{p})" for p in _PROVIDERS) + "].filter(x, x).size() == 1",
+    "exactly one of " + ", ".join(_PROVIDERS) + " must be set",
+)
+
+
+class Source(ApiModel):
+    """Where data comes from: exactly one provider member, or a URI."""
+
+    model_config = ConfigDict(json_schema_extra=_rules(_ONE_PROVIDER))
+
+    name: DnsLabel
+    """Name of the source, unique in the list; it stands in status, events and errors."""
+    path: RelativePath | None = None
+    """Directory below the target's path. Default: the target's path itself."""
+    include: Annotated[list[Glob], Field(max_length=64, json_schema_extra=_ATOMIC)] = []
+    """Globs of the files to take, relative to the source's root; ** crosses slashes, * does not. Default: all."""
+    exclude: Annotated[list[Glob], Field(max_length=64, json_schema_extra=_ATOMIC)] = []
+    """Globs of the files to leave out; they win over include."""
+    secret_ref: SecretRef | None = None
+    """The Secret with this source's credentials. Default: the pod's own identity."""
+    s3: S3Source | None = None
+    gcs: GCSSource | None = None
+    azure_blob: AzureBlobSource | None = None
+    hugging_face: HuggingFaceSource | None = None
+    http: HttpSource | None = None
+    uri: Annotated[str, StringConstraints(pattern=r"^(s3|gs|az|hf|https?)://\S+$", max_length=2048)] | None = None
+    """A source as a URI: s3://BUCKET/PREFIX/, gs://BUCKET/PREFIX/, az://CONTAINER/PREFIX/,
+    hf://[datasets/|spaces/]ORG/NAME[@REVISION][/PATH] or https://HOST/FILE. Without a trailing slash it is that
+    object, and if there is none, the prefix."""
+
+
+# --- target ----------------------------------------------------------------------------------------------------------
+
+AccessMode = Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]
+
+
+def _same(field: str) -> str:
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+
+
+class ClaimTemplate(ApiModel):
+    """The claim to create where none of that name exists. A claim that exists is used as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            _rule(_same("storageClassName"), "storageClassName cannot be changed", fieldPath=".storageClassName"),
+            _rule("self.accessModes == oldSelf.accessModes", "accessModes cannot be changed"),
+            _rule("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0", "size may only grow"),
+        )
+    )
+
+    size: Bytes
+    """Size to ask for, for example 200Gi. It may grow later, where the storage class allows it."""
+    storage_class_name: DnsSubdomain | None = None
+    """Storage class. Default: the cluster's default class."""
+    access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=4, json_schema_extra=_ATOMIC)] = [
+        "ReadWriteOnce"
+    ]
+    """How the volume can be mounted. ReadWriteMany lets pods on every node use it."""
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """Delete: the created claim goes when the DataFetch goes. Retain: it stays."""
+
+
+class PersistentVolumeClaimTarget(ApiModel):
+    """The claim that the data is written to."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            _rule("self.claimName == oldSelf.claimName", "claimName cannot be changed"),
+            _rule("has(self.create) == has(oldSelf.create)", "create cannot be added or removed"),
+        )
+    )
+
+    claim_name: DnsSubdomain
+    """Name of a PersistentVolumeClaim in the namespace of the DataFetch."""
+    create: ClaimTemplate | None = None
+    """Create the claim if it does not exist."""
+
+
+class Target(ApiModel):
+    """The volume and the directory on it that the data goes to."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_rules(_rule(_same("path"), "path cannot be changed", fieldPath=".path"))
+    )
+
+    persistent_volume_claim: PersistentVolumeClaimTarget
+    path: RelativePath | None = None
+    """Directory on the volume. It belongs to this fetch. Default: the name of the DataFetch."""
+    keep_revisions: Annotated[int, Field(ge=0, le=100)] = 1
+    """How many replaced revisions stay on the volume after a newer one is published."""
+
+
+# --- transfer, job, refresh ------------------------------------------------------------------------------------------
+
+
+class Transfer(ApiModel):
+    """How the data is brought."""
+
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Most requests that are open at a time."""
+    bandwidth_limit: Bytes | None = None
+    """Most bytes per second of the whole fetch, for example 200Mi. Default: no limit."""
+    stall_timeout: Duration = "60s"
+    """How long a connection may stay silent before the range is requested again."""
+
+
+class EnvVar(ApiModel):
+    """An environment variable of the download container."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$", max_length=256)]
+    """Name of the variable. Credentials belong into a Secret named by secretRef."""
+    value: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    """Its value."""
+    value_from: OpenObject | None = None
+    """Where its value comes from, as in a pod: configMapKeyRef, secretKeyRef, fieldRef or resourceFieldRef."""
+
+
+class Toleration(ApiModel):
+    """A toleration of the download pod, as in a pod."""
+
+    key: Annotated[str, StringConstraints(max_length=316)] | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: Annotated[str, StringConstraints(max_length=63)] | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: Annotated[int, Field(ge=-(2**62), le=2**62)] | None = None
+
+
+_QUANTITY = {"x-kubernetes-int-or-string": True}
+Quantity = Annotated[
+    Annotated[str, StringConstraints(pattern=r"^[0-9.]+([mkMGTPE]|[KMGTPE]i)?$", max_length=32)] | int,
+    Field(json_schema_extra=_QUANTITY),
+]
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+
+
+class Resources(ApiModel):
+    """Requests and limits of the download container."""
+
+    requests: Quantities = {}
+    """What the container is given, for example {cpu: 500m, memory: 256Mi}."""
+    limits: Quantities = {}
+    """What the container may use at most."""
+
+
+_NOT_OURS = _rule("self.all(k, !k.startsWith('datafetch.io/'))", "keys under datafetch.io/ are reserved")
+Metadata = Annotated[
+    dict[str, Annotated[str, StringConstraints(max_length=4096)]],
+    Field(max_length=32, json_schema_extra=_rules(_NOT_OURS)),
+]
+
+
+class JobTemplate(ApiModel):
+    """What the download Job and its pods look like."""
+
+    resources: Resources | None = None
+    """Requests and limits of the download container. Default: the chart's."""
+    node_selector: Annotated[dict[str, Annotated[str, StringConstraints(max_length=63)]], Field(max_length=32)] = {}
+    """Labels of the nodes to run on."""
+    tolerations: Annotated[list[Toleration], Field(max_length=32, json_schema_extra=_ATOMIC)] = []
+    """Taints to tolerate."""
+    affinity: OpenObject | None = None
+    """Affinity of the pod, as in a pod."""
+    service_account_name: DnsSubdomain | None = None
+    """Service account of the pod: its cloud identity is used where a source has no secretRef."""
+    priority_class_name: DnsSubdomain | None = None
+    """Priority class of the pod."""
+    pod_security_context: OpenObject | None = None
+    """Replaces the pod's security context (uid, gid and fsGroup 65532)."""
+    image_pull_secrets: Annotated[list[SecretRef], Field(max_length=16, json_schema_extra=_ATOMIC)] = []
+    """Secrets for pulling the downloader's image."""
+    env: Annotated[
+        list[EnvVar],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Environment variables of the download container, for example proxies."""
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 6
+    """Retries after failures that a retry can mend. Other failures end the fetch at once."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
+    """Most seconds that one attempt may take. Default: no limit."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_592_000)] | None = None
+    """Seconds after which a finished Job is removed. Default: it stays until the next attempt."""
+    labels: Metadata = {}
+    """Labels for the Job and its pods."""
+    annotations: Metadata = {}
+    """Annotations for the Job and its pods."""
+
+
+class Refresh(ApiModel):
+    """When a published fetch is fetched again."""
+
+    trigger: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """Any string, for example a date: each new value starts a fetch, also after a failure."""
+
+
+# --- the resource ----------------------------------------------------------------------------------------------------
+
+
+class DataFetchSpec(ApiModel):
+    """What to bring, and where to."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_rules(_rule("has(self.target) == has(oldSelf.target)", "target cannot be added or removed"))
+    )
+
+    sources: Annotated[
+        list[Source],
+        Field(
+            min_length=1,
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """Where the data comes from."""
+    target: Target | None = None
+    """Where the data goes. Without a target the resource is a recipe: nothing is downloaded."""
+    transfer: Transfer = Transfer()
+    refresh: Refresh = Refresh()
+    job: JobTemplate = JobTemplate()
+    suspend: bool = False
+    """Stop fetching; what was fetched stays, and the fetch goes on from there when this is false again."""
+
+
+class Phase(StrEnum):
+    """Where a fetch is in its life."""
+
+    PENDING = "Pending"
+    FETCHING = "Fetching"
+    READY = "Ready"
+    REFRESHING = "Refreshing"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+    RECIPE = "Recipe"
+
+
+class ConditionType(StrEnum):
+    """The types of `status.conditions`."""
+
+    READY = "Ready"
+    """A complete revision of this resource is published."""
+    ACCEPTED = "Accepted"
+    """The spec can be carried out."""
+    TARGET_READY = "TargetReady"
+    """The claim is there and can be used."""
+    PROGRESSING = "Progressing"
+    """Data is being brought, or is about to be."""
+    UP_TO_DATE = "UpToDate"
+    """The published revision is of the newest spec."""
+    FAILED = "Failed"
+    """The last attempt ended and will not be repeated by itself."""
+
+
+class StatusModel(ApiModel):
+    """A part of the status: what an older or newer operator wrote beside it is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ProgressStatus(StatusModel):
+    """How far the fetch is. Totals and percent are absent until the listing has ended."""
+
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    total_bytes: Count | None = None
+    completed_bytes: Count = 0
+    reused_bytes: Count = 0
+    """Bytes that did not have to be fetched: resumed parts and unchanged files."""
+    total_files: Count | None = None
+    completed_files: Count = 0
+    bytes_per_second: Count = 0
+    estimated_completion_time: datetime | None = None
+    last_progress_time: datetime | None = None
+    """When a byte arrived last."""
+
+
+class SourceStatus(StatusModel):
+    """One source, as it was found."""
+
+    name: DnsLabel
+    resolved_revision: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """The commit or version that the source's branch or tag stood for."""
+    files: Count = 0
+    bytes: Count = 0
+
+
+class TargetStatus(StatusModel):
+    """The volume that the data is on."""
+
+    claim_name: str
+    path: str
+    capacity: str | None = None
+    publication: Literal["Link", "InPlace"] | None = None
+
+
+class ArtifactStatus(StatusModel):
+    """The published revision."""
+
+    spec_hash: str
+    manifest_digest: str
+    claim_uid: Annotated[str, Field(alias="claimUID")]
+    size_bytes: Count
+    files: Count
+    completion_time: datetime
+
+
+class FailureStatus(StatusModel):
+    """The last failure, of this or an earlier attempt."""
+
+    reason: str
+    message: str
+    exit_code: int | None = None
+    source: str | None = None
+    pod_name: str | None = None
+    retryable: bool
+    spec_hash: str
+    generation: Count
+    """Generation of the spec that failed."""
+    trigger: str | None = None
+    """The trigger that was being handled."""
+    time: datetime
+
+
+class JobRef(StatusModel):
+    """The Job of the current attempt."""
+
+    name: str
+    uid: str | None = None
+
+
+class Condition(StatusModel):
+    """A condition with the semantics of metav1.Condition."""
+
+    type: Annotated[str, StringConstraints(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    observed_generation: Count
+    last_transition_time: datetime
+    reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
+    message: Annotated[str, StringConstraints(max_length=32768)]
+
+
+class DataFetchStatus(StatusModel):
+    """What became of it."""
+
+    observed_generation: Count | None = None
+    phase: Phase | None = None
+    reason: str | None = None
+    """Why it is in this phase: the reason of the condition that explains it."""
+    progress: ProgressStatus | None = None
+    sources: Annotated[
+        list[SourceStatus],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    target: TargetStatus | None = None
+    artifact: ArtifactStatus | None = None
+    attempts: Count = 0
+    """Attempts for the current content, trigger and claim; each has a Job of its own."""
+    last_failure: FailureStatus | None = None
+    job_ref: JobRef | None = None
+    last_sync_time: datetime | None = None
+    """When the data was last found complete and current."""
+    last_handled_trigger: str | None = None
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
+
+
+class ObjectMeta(StatusModel):
+    """The part of an object's metadata that is used here."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+
+
+class DataFetch(ApiModel):
+    """A DataFetch brings data from its sources to a volume, completely or not at all."""
+
+    api_version: Literal["datafetch.io/v1alpha1"] = "datafetch.io/v1alpha1"
+    kind: Literal["DataFetch"] = "DataFetch"
+    metadata: ObjectMeta = ObjectMeta()
+    spec: DataFetchSpec
+    status: DataFetchStatus = DataFetchStatus()

@@ -1,0 +1,84 @@
+"""URIs of sources, as people write them, and the provider members that they stand for. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+Match = Literal["object", "prefix", "auto"]
+SCHEMES = ("s3", "gs", "az", "hf", "http", "https")
+_REPO_TYPES = {"datasets": "dataset", "spaces": "space"}
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a URI points: `container` is the bucket, container, repository or, for http, the whole URL."""
+
+    scheme: Literal["s3", "gs", "az", "hf", "http"]
+    container: str
+    path: str = ""
+    """Key or prefix; empty for the root."""
+    match: Match = "prefix"
+    revision: str = "main"
+    """hf only."""
+    repo_type: Literal["model", "dataset", "space"] = "model"
+    """hf only."""
+
+
+def parse_uri(uri: str) -> Location:
+    """Return where a URI points.
+
+    Without a trailing slash the path is one object, and if there is none, the prefix (`match: auto`).
+    Raises ValueError with a sentence for people.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ValueError(f"{redact_uri(uri)!r} is not a source; write {', '.join(s + '://...' for s in SCHEMES)}")
+    if scheme in ("http", "https"):
+        return _parse_http(uri)
+    if scheme == "hf":
+        return _parse_hub(rest, uri)
+    container, _, path = rest.partition("/")
+    if not container:
+        raise ValueError(f"{uri!r} names no bucket; write {scheme}://BUCKET/PREFIX/")
+    if scheme == "s3":
+        return Location("s3", container, path, _match(path))
+    return Location("gs" if scheme == "gs" else "az", container, path, _match(path))
+
+
+def redact_uri(uri: str) -> str:
+    """Return the URI without user-info, query and fragment: those may hold tokens."""
+    return re.sub(r"[?#].*$", "", re.sub(r"(?<=://)[^/@\s]*@", "", uri))
+
+
+def file_name(url: str) -> str:
+    """Return the last segment of a URL's path, decoded; empty where it ends at a slash."""
+    return unquote(urlsplit(url).path.rpartition("/")[2])
+
+
+def _match(path: str) -> Match:
+    return "prefix" if not path or path.endswith("/") else "auto"
+
+
+def _parse_http(uri: str) -> Location:
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        raise ValueError(f"{redact_uri(uri)!r} names no host; write https://HOST/FILE")
+    if parts.username or parts.password:
+        raise ValueError(
+            f"{redact_uri(uri)!r} holds a user or password; put them into files and name those (credentials_dir)"
+        )
+    return Location("http", uri, "", "object")
+
+
+def _parse_hub(rest: str, uri: str) -> Location:
+    repo_type: Literal["model", "dataset", "space"] = "model"
+    head, _, tail = rest.partition("/")
+    if head in _REPO_TYPES:
+        repo_type = "dataset" if head == "datasets" else "space"
+        rest = tail
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@((?:refs/(?:pr|convert)/)?[^/]+))?(?:/(.*))?", rest)
+    if match is None:
+        raise ValueError(f"{uri!r} names no repository; write hf://[datasets/|spaces/]ORG/NAME[@REVISION][/PATH]")
+    path = match[3] or ""
+    return Location("hf", match[1], path, _match(path), unquote(match[2] or "main"), repo_type)

@@ -1,0 +1,143 @@
+"""Where data comes from: one small interface, one module a provider.
+
+A source lists its objects with their identities and opens a range of one of them. Authentication, endpoints and listing
+are the SDK's; the bytes go over `datafetch.transport`, which every HTTP provider shares. A provider's SDK is imported
+only in its own module, and only when a source of it is made.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from datafetch_api.config import DownloadItem
+
+
+class ChecksumAlgorithm(StrEnum):
+    """The checksums that providers give and `datafetch.checksums` computes."""
+
+    CRC32 = "crc32"
+    CRC32C = "crc32c"
+    CRC64NVME = "crc64nvme"
+    MD5 = "md5"
+    SHA1 = "sha1"
+    SHA256 = "sha256"
+    GIT_BLOB = "git-blob-sha1"
+    """sha1 over `blob <size>\\0` and the content, as git names its objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A checksum of a whole object, as lower-case hex of the big-endian value."""
+
+    algorithm: ChecksumAlgorithm
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of a source, as the listing found it."""
+
+    key: str
+    """Its name at the source, for messages and requests."""
+    path: str
+    """Where it belongs below the download's root: not yet checked for safety."""
+    size: int | None
+    """Bytes; None where the server does not say before the transfer."""
+    identity: str
+    """What names exactly this content at the source: `etag:"..."`, `generation:...`, `oid:...`. Equal identity and size
+    mean equal bytes. Empty where the server gives nothing to hold on to: such an object is never resumed or reused."""
+    checksum: Checksum | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """The bytes `start` to `end`, `end` excluded; the end is None for an object of unknown size."""
+
+    start: int
+    end: int | None
+
+
+class RangeReader(Protocol):
+    """The bytes of one range, as they arrive."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer from its start and return how many bytes arrived: 0 only at the end of the range.
+
+        Raises SourceUnavailableError where the connection breaks before the end, StalledError where nothing arrives in
+        time.
+        """
+
+
+class Source(Protocol):
+    """One download item: what it holds, and how its bytes are had. Thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """The item's name."""
+
+    @property
+    def resolved_revision(self) -> str | None:
+        """The commit that a branch or tag stood for, once listed; None where the provider has none."""
+
+    @property
+    def verifies(self) -> str:
+        """What is verified of each object beside its size, for people: `crc32c`, `size only`."""
+
+    def list(self) -> Iterator[Entry]:
+        """Yield every object that the item selects, each once, in no particular order.
+
+        Raises SourceNotFoundError where the bucket, repository or object is missing or nothing matched,
+        CredentialsRejectedError, SourceUnavailableError (the SDK has retried already).
+        """
+
+    def open(self, entry: Entry, byte_range: ByteRange) -> AbstractContextManager[RangeReader]:
+        """Ask for a range of exactly the object that the entry names: one request, no retry.
+
+        Raises SourceChangedError where the object is another one by now, SourceNotFoundError where it is gone,
+        CredentialsRejectedError, SourceUnavailableError (with `retry_after` and `throttled`).
+        """
+
+    def close(self) -> None:
+        """Release connections."""
+
+
+def open_source(item: DownloadItem, *, stall_timeout: float) -> Source:
+    """Return the source of a download item. Imports the provider's SDK.
+
+    `stall_timeout` is the seconds that a connection may stay silent.
+    Raises InvalidConfigError where the item's files cannot be read or its settings cannot work.
+    """
+    match item.type:
+        case "s3":
+            from datafetch.sources.s3 import S3Source
+
+            return S3Source(item, stall_timeout=stall_timeout)
+        case "gcs":
+            from datafetch.sources.gcs import GCSSource
+
+            return GCSSource(item, stall_timeout=stall_timeout)
+        case "azure-blob":
+            from datafetch.sources.azure_blob import AzureBlobSource
+
+            return AzureBlobSource(item, stall_timeout=stall_timeout)
+        case "hf":
+            from datafetch.sources.hugging_face import HuggingFaceSource
+
+            return HuggingFaceSource(item, stall_timeout=stall_timeout)
+        case "http":
+            from datafetch.sources.http import HttpSource
+
+            return HttpSource(item, stall_timeout=stall_timeout)
+
+
+__all__ = [
+    "ByteRange",
+    "Checksum",
+    "ChecksumAlgorithm",
+    "Entry",
+    "RangeReader",
+    "Source",
+    "open_source",
+]
