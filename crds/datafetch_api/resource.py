@@ -2,17 +2,29 @@
 
 The CRD is generated from these models (`make generate`): docstrings become the descriptions that `kubectl explain`
 shows, `x-kubernetes-*` entries in `json_schema_extra` become list types and CEL rules. Rules about an optional field
-that must not change stand on its parent: a rule on the field itself does not see its removal.
+that must not change stand on its parent: a rule on the field itself does not see its removal. What a rule says about
+one object without its past, the models check too: `datafetch run` reads resources that no API server has seen.
 """
 
+import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    computed_field,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
-from datafetch_api.quantities import BYTES_PATTERN, DURATION_PATTERN
+from datafetch_api.quantities import BYTES_PATTERN, DURATION_PATTERN, format_bytes, parse_bytes, parse_duration
 from datafetch_api.report import Count
 
 
@@ -28,7 +40,33 @@ _SAFE_PATH = _rule(
     "!self.startsWith('/') && self.split('/').all(s, s != '' && s != '.' && s != '..' && s != '.datafetch')",
     "must be a relative path without empty, '.', '..' or '.datafetch' segments",
 )
-_SET = {"x-kubernetes-list-type": "set"}
+_SOME_BYTES = _rule("quantity(string(self)).isGreaterThan(quantity('0'))", "must be more than 0")
+_SOME_TIME = _rule("duration(self) > duration('0s')", "must be longer than 0s")
+
+
+def _require_safe_path(path: str) -> str:
+    if any(segment in ("", ".", "..", ".datafetch") for segment in path.split("/")):
+        raise ValueError(_SAFE_PATH["message"])
+    return path
+
+
+def _require_some_bytes(text: str) -> str:
+    if parse_bytes(text) == 0:
+        raise ValueError(_SOME_BYTES["message"])
+    return text
+
+
+def _require_some_time(text: str) -> str:
+    if parse_duration(text) == 0:
+        raise ValueError(_SOME_TIME["message"])
+    return text
+
+
+def _from_number(value: object) -> object:
+    """Return a plain number as a string: it is a quantity too, and YAML reads it as an integer."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 _ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
@@ -41,11 +79,27 @@ DnsSubdomain = Annotated[
     ),
 ]
 RelativePath = Annotated[
-    str, StringConstraints(min_length=1, max_length=1024), Field(json_schema_extra=_rules(_SAFE_PATH))
+    str,
+    StringConstraints(min_length=1, max_length=1024),
+    AfterValidator(_require_safe_path),
+    Field(json_schema_extra=_rules(_SAFE_PATH)),
 ]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Bytes = Annotated[str, StringConstraints(pattern=BYTES_PATTERN, max_length=32)]
-Duration = Annotated[str, StringConstraints(pattern=DURATION_PATTERN, min_length=2, max_length=16)]
+Bytes = Annotated[
+    str,
+    StringConstraints(pattern=BYTES_PATTERN, max_length=32),
+    BeforeValidator(_from_number),
+    AfterValidator(_require_some_bytes),
+    WithJsonSchema(
+        {"x-kubernetes-int-or-string": True, "pattern": BYTES_PATTERN, "maxLength": 32, **_rules(_SOME_BYTES)}
+    ),
+]
+Duration = Annotated[
+    str,
+    StringConstraints(pattern=DURATION_PATTERN, min_length=2, max_length=16),
+    AfterValidator(_require_some_time),
+    Field(json_schema_extra=_rules(_SOME_TIME)),
+]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s@]+(/\S*)?$", max_length=2048)]
 ObjectKey = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 OpenObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
@@ -66,6 +120,11 @@ class ApiModel(BaseModel):
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 _KEY_OR_PREFIX = _rule("!(has(self.key) && has(self.prefix))", "give either key or prefix, not both")
+
+
+def _require_key_or_prefix(key: str | None, prefix: str | None) -> None:
+    if key is not None and prefix is not None:
+        raise ValueError(_KEY_OR_PREFIX["message"])
 
 
 class SecretRef(ApiModel):
@@ -95,6 +154,11 @@ class S3Source(ApiModel):
     anonymous: bool = False
     """Send unsigned requests. Without it, missing credentials are an error."""
 
+    @model_validator(mode="after")
+    def _key_or_prefix(self) -> Self:
+        _require_key_or_prefix(self.key, self.prefix)
+        return self
+
 
 class GCSSource(ApiModel):
     """Objects of a Google Cloud Storage bucket."""
@@ -111,6 +175,11 @@ class GCSSource(ApiModel):
     """URL of another server with the same API. Default: Google's."""
     anonymous: bool = False
     """Send requests without credentials. Without it, missing credentials are an error."""
+
+    @model_validator(mode="after")
+    def _key_or_prefix(self) -> Self:
+        _require_key_or_prefix(self.key, self.prefix)
+        return self
 
 
 class AzureBlobSource(ApiModel):
@@ -131,9 +200,16 @@ class AzureBlobSource(ApiModel):
     anonymous: bool = False
     """Send requests without credentials. Without it, missing credentials are an error."""
 
+    @model_validator(mode="after")
+    def _key_or_prefix(self) -> Self:
+        _require_key_or_prefix(self.key, self.prefix)
+        return self
+
 
 class HuggingFaceSource(ApiModel):
     """Files of a repository on the Hugging Face Hub, always of one commit."""
+
+    model_config = ConfigDict(json_schema_extra=_rules(_KEY_OR_PREFIX))
 
     repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=256)]
     """Repository, as ORGANISATION/NAME."""
@@ -148,7 +224,10 @@ class HuggingFaceSource(ApiModel):
     endpoint: Url | None = None
     """URL of a mirror. Default: the public Hub."""
 
-    model_config = ConfigDict(json_schema_extra=_rules(_KEY_OR_PREFIX))
+    @model_validator(mode="after")
+    def _key_or_prefix(self) -> Self:
+        _require_key_or_prefix(self.key, self.prefix)
+        return self
 
 
 class HttpSource(ApiModel):
@@ -163,12 +242,34 @@ _ONE_PROVIDER = _rule(
     "[" + ", ".join(f"has(self.{p})" for p in _PROVIDERS) + "].filter(x, x).size() == 1",
     "exactly one of " + ", ".join(_PROVIDERS) + " must be set",
 )
+_ONE_FILE = _rule(
+    "!(has(self.http) || has(self.uri) && self.uri.startsWith('http')) || !has(self.include) && !has(self.exclude)",
+    "an HTTP source is one file: include and exclude cannot choose from it",
+)
+_NO_USER_INFO = _rule(
+    "!self.matches('^[a-z0-9]+://[^/?#]*@') || self.startsWith('hf://')",
+    "must not hold a user or password; put them into a Secret and name it in secretRef",
+)
+
+
+def _require_no_user_info(uri: str) -> str:
+    if re.match(r"[a-z0-9]+://[^/?#]*@", uri) and not uri.startswith("hf://"):
+        raise ValueError(_NO_USER_INFO["message"])
+    return uri
+
+
+SourceUri = Annotated[
+    str,
+    StringConstraints(pattern=r"^(s3|gs|az|hf|https?)://\S+$", max_length=2048),
+    AfterValidator(_require_no_user_info),
+    Field(json_schema_extra=_rules(_NO_USER_INFO)),
+]
 
 
 class Source(ApiModel):
     """Where data comes from: exactly one provider member, or a URI."""
 
-    model_config = ConfigDict(json_schema_extra=_rules(_ONE_PROVIDER))
+    model_config = ConfigDict(json_schema_extra=_rules(_ONE_PROVIDER, _ONE_FILE))
 
     name: DnsLabel
     """Name of the source, unique in the list; it stands in status, events and errors."""
@@ -185,10 +286,19 @@ class Source(ApiModel):
     azure_blob: AzureBlobSource | None = None
     hugging_face: HuggingFaceSource | None = None
     http: HttpSource | None = None
-    uri: Annotated[str, StringConstraints(pattern=r"^(s3|gs|az|hf|https?)://\S+$", max_length=2048)] | None = None
+    uri: SourceUri | None = None
     """A source as a URI: s3://BUCKET/PREFIX/, gs://BUCKET/PREFIX/, az://CONTAINER/PREFIX/,
     hf://[datasets/|spaces/]ORG/NAME[@REVISION][/PATH] or https://HOST/FILE. Without a trailing slash it is that
     object, and if there is none, the prefix."""
+
+    @model_validator(mode="after")
+    def _one_provider(self) -> Self:
+        given = (self.s3, self.gcs, self.azure_blob, self.hugging_face, self.http, self.uri)
+        if sum(provider is not None for provider in given) != 1:
+            raise ValueError(_ONE_PROVIDER["message"])
+        if (self.http or (self.uri or "").startswith("http")) and (self.include or self.exclude):
+            raise ValueError(_ONE_FILE["message"])
+        return self
 
 
 # --- target ----------------------------------------------------------------------------------------------------------
@@ -207,7 +317,7 @@ class ClaimTemplate(ApiModel):
         json_schema_extra=_rules(
             _rule(_same("storageClassName"), "storageClassName cannot be changed", fieldPath=".storageClassName"),
             _rule("self.accessModes == oldSelf.accessModes", "accessModes cannot be changed"),
-            _rule("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0", "size may only grow"),
+            _rule("quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0", "size may only grow"),
         )
     )
 
@@ -247,6 +357,7 @@ class Target(ApiModel):
     )
 
     persistent_volume_claim: PersistentVolumeClaimTarget
+    """The claim that the data is written to."""
     path: RelativePath | None = None
     """Directory on the volume. It belongs to this fetch. Default: the name of the DataFetch."""
     keep_revisions: Annotated[int, Field(ge=0, le=100)] = 1
@@ -282,10 +393,15 @@ class Toleration(ApiModel):
     """A toleration of the download pod, as in a pod."""
 
     key: Annotated[str, StringConstraints(max_length=316)] | None = None
+    """Taint key to tolerate. Default, with operator Exists: every taint."""
     operator: Literal["Exists", "Equal"] | None = None
+    """How the value is compared. Default: Equal."""
     value: Annotated[str, StringConstraints(max_length=63)] | None = None
+    """Taint value to tolerate, with operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=-(2**62), le=2**62)] | None = None
+    """Taint effect to tolerate. Default: all."""
+    toleration_seconds: int | None = None
+    """Seconds that the pod stays on a node with a NoExecute taint. Default: for ever."""
 
 
 _QUANTITY = {"x-kubernetes-int-or-string": True}
@@ -380,10 +496,21 @@ class DataFetchSpec(ApiModel):
     target: Target | None = None
     """Where the data goes. Without a target the resource is a recipe: nothing is downloaded."""
     transfer: Transfer = Transfer()
+    """How the data is brought: concurrency, bandwidth, patience. A change does not fetch again."""
     refresh: Refresh = Refresh()
+    """When a published fetch is fetched again."""
     job: JobTemplate = JobTemplate()
+    """What the download Job and its pods look like. A change does not fetch again."""
     suspend: bool = False
     """Stop fetching; what was fetched stays, and the fetch goes on from there when this is false again."""
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [source.name for source in self.sources]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two sources are named {twice[0]!r}; give each a name of its own")
+        return self
 
 
 class Phase(StrEnum):
@@ -425,91 +552,143 @@ class ProgressStatus(StatusModel):
     """How far the fetch is. Totals and percent are absent until the listing has ended."""
 
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Whole percent of the bytes in place; 100 only when all are."""
     total_bytes: Count | None = None
+    """Bytes of all files."""
     completed_bytes: Count = 0
+    """Bytes in place: fetched now or before, and reused."""
     reused_bytes: Count = 0
     """Bytes that did not have to be fetched: resumed parts and unchanged files."""
     total_files: Count | None = None
+    """Number of all files."""
     completed_files: Count = 0
+    """Number of files in place."""
     bytes_per_second: Count = 0
+    """Bytes that arrive in a second, averaged over the last seconds."""
     estimated_completion_time: datetime | None = None
+    """When the last byte will be there, at this speed."""
     last_progress_time: datetime | None = None
     """When a byte arrived last."""
+
+    @computed_field  # type: ignore[prop-decorator] # mypy knows no decorated properties, pydantic does
+    @property
+    def display(self) -> str:
+        """The progress as text, for `kubectl get`: 42%, or the bytes so far where the total is not known yet."""
+        return format_bytes(self.completed_bytes) if self.percent is None else f"{self.percent}%"
+
+    @computed_field  # type: ignore[prop-decorator] # as above
+    @property
+    def speed(self) -> str | None:
+        """The speed as text, for `kubectl get -o wide`: 87.2 MiB/s. Absent while nothing arrives."""
+        return f"{format_bytes(self.bytes_per_second)}/s" if self.bytes_per_second else None
 
 
 class SourceStatus(StatusModel):
     """One source, as it was found."""
 
     name: DnsLabel
+    """Name of the source in spec.sources."""
     resolved_revision: Annotated[str, StringConstraints(max_length=256)] | None = None
     """The commit or version that the source's branch or tag stood for."""
     files: Count = 0
+    """Number of files that were taken from it."""
     bytes: Count = 0
+    """Bytes that were taken from it."""
 
 
 class TargetStatus(StatusModel):
     """The volume that the data is on."""
 
     claim_name: str
+    """Name of the claim."""
     path: str
+    """Directory on the volume."""
     capacity: str | None = None
+    """Capacity of the claim."""
     publication: Literal["Link", "InPlace"] | None = None
+    """How the data got its name. Link: a symbolic link to a revision, replaced at once. InPlace: file by file."""
 
 
 class ArtifactStatus(StatusModel):
     """The published revision."""
 
     spec_hash: str
+    """Hash of the sources that were fetched; see spec.sources."""
     manifest_digest: str
+    """Digest over path, size and source identity of every file."""
     claim_uid: Annotated[str, Field(alias="claimUID")]
+    """The claim that holds it: another claim of the same name holds nothing."""
     size_bytes: Count
+    """Bytes of all files."""
     files: Count
+    """Number of files."""
     completion_time: datetime
+    """When it was published."""
 
 
 class FailureStatus(StatusModel):
     """The last failure, of this or an earlier attempt."""
 
     reason: str
+    """Reason in CamelCase: one of the exit codes' or the container's."""
     message: str
+    """One sentence that says what happened, to which source and key, and what to do."""
     exit_code: int | None = None
+    """Exit code of the download container, where it ran."""
     source: str | None = None
+    """Name of the source it happened to, where it was one."""
     pod_name: str | None = None
+    """The pod it happened in."""
     retryable: bool
+    """Whether the same fetch may succeed later without anybody changing anything."""
     spec_hash: str
+    """Hash of the sources that failed."""
     generation: Count
     """Generation of the spec that failed."""
     trigger: str | None = None
     """The trigger that was being handled."""
     time: datetime
+    """When it happened."""
 
 
 class JobRef(StatusModel):
     """The Job of the current attempt."""
 
     name: str
+    """Name of the Job."""
     uid: str | None = None
+    """Its uid, once it exists."""
 
 
 class Condition(StatusModel):
     """A condition with the semantics of metav1.Condition."""
 
     type: Annotated[str, StringConstraints(max_length=316)]
+    """Ready, Accepted, TargetReady, Progressing, UpToDate or Failed."""
     status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
     observed_generation: Count
+    """Generation of the spec that it was said of."""
     last_transition_time: datetime
+    """When status changed last."""
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
+    """Why, in one CamelCase word for programs."""
     message: Annotated[str, StringConstraints(max_length=32768)]
+    """Why, in a sentence for people."""
 
 
 class DataFetchStatus(StatusModel):
     """What became of it."""
 
     observed_generation: Count | None = None
+    """Generation of the spec that this status is of."""
     phase: Phase | None = None
+    """Where the fetch is in its life: Pending, Fetching, Ready, Refreshing, Failed, Suspended, or Recipe without a
+    target."""
     reason: str | None = None
     """Why it is in this phase: the reason of the condition that explains it."""
     progress: ProgressStatus | None = None
+    """How far the current attempt is, or the last one came."""
     sources: Annotated[
         list[SourceStatus],
         Field(
@@ -517,15 +696,21 @@ class DataFetchStatus(StatusModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ] = []
+    """The sources, as they were found."""
     target: TargetStatus | None = None
+    """The volume that the data is on."""
     artifact: ArtifactStatus | None = None
+    """The published revision: it is whole. Absent until there is one."""
     attempts: Count = 0
     """Attempts for the current content, trigger and claim; each has a Job of its own."""
     last_failure: FailureStatus | None = None
+    """The last failure, of this or an earlier attempt."""
     job_ref: JobRef | None = None
+    """The Job of the current attempt."""
     last_sync_time: datetime | None = None
     """When the data was last found complete and current."""
     last_handled_trigger: str | None = None
+    """The value of spec.refresh.trigger that was handled last."""
     conditions: Annotated[
         list[Condition],
         Field(
@@ -533,6 +718,15 @@ class DataFetchStatus(StatusModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = []
+    """What holds of it: Ready, Accepted, TargetReady, Progressing, UpToDate, Failed."""
+
+    @computed_field  # type: ignore[prop-decorator] # mypy knows no decorated properties, pydantic does
+    @property
+    def size(self) -> str | None:
+        """Bytes of all files as text, for `kubectl get`: 1.37 GiB. Absent until known."""
+        if self.progress is not None and self.progress.total_bytes is not None:
+            return format_bytes(self.progress.total_bytes)
+        return format_bytes(self.artifact.size_bytes) if self.artifact else None
 
 
 class ObjectMeta(StatusModel):
@@ -554,4 +748,6 @@ class DataFetch(ApiModel):
     kind: Literal["DataFetch"] = "DataFetch"
     metadata: ObjectMeta = ObjectMeta()
     spec: DataFetchSpec
+    """What to bring, and where to."""
     status: DataFetchStatus = DataFetchStatus()
+    """What became of it; written by the operator."""
