@@ -69,15 +69,10 @@ def _from_number(value: object) -> object:
 
 _ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
-DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
-DnsSubdomain = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
-        min_length=1,
-        max_length=253,
-    ),
-]
+DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL_PATTERN, min_length=1, max_length=63)]
+DnsSubdomain = Annotated[str, StringConstraints(pattern=DNS_SUBDOMAIN_PATTERN, min_length=1, max_length=253)]
 RelativePath = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1024),
@@ -421,6 +416,13 @@ class Resources(ApiModel):
     """What the container may use at most."""
 
 
+class ImagePullSecret(ApiModel):
+    """A Secret with credentials of an image registry, in the namespace of the DataFetch."""
+
+    name: DnsSubdomain
+    """Name of the Secret, of type kubernetes.io/dockerconfigjson."""
+
+
 _NOT_OURS = _rule("self.all(k, !k.startsWith('datafetch.io/'))", "keys under datafetch.io/ are reserved")
 Metadata = Annotated[
     dict[str, Annotated[str, StringConstraints(max_length=4096)]],
@@ -445,7 +447,7 @@ class JobTemplate(ApiModel):
     """Priority class of the pod."""
     pod_security_context: OpenObject | None = None
     """Replaces the pod's security context (uid, gid and fsGroup 65532)."""
-    image_pull_secrets: Annotated[list[SecretRef], Field(max_length=16, json_schema_extra=_ATOMIC)] = []
+    image_pull_secrets: Annotated[list[ImagePullSecret], Field(max_length=16, json_schema_extra=_ATOMIC)] = []
     """Secrets for pulling the downloader's image."""
     env: Annotated[
         list[EnvVar],
