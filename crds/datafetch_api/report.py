@@ -1,5 +1,6 @@
 """What the downloader says: progress lines in its log, and one result as the container's termination message."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, TypeVar
@@ -10,6 +11,8 @@ from pydantic.alias_generators import to_camel
 MARK: Literal["v1"] = "v1"
 TERMINATION_MESSAGE_BYTES = 3500
 """At most this many bytes of result: kubelet keeps only the last 4,096, which would cut off the head of the JSON."""
+
+_SHORTEST_MESSAGE = 200
 
 Count = Annotated[int, Field(ge=0)]
 _T = TypeVar("_T", "Progress", "Result")
@@ -105,25 +108,46 @@ def to_line(report: Progress | Result) -> str:
 def to_termination_message(result: Result, limit: int = TERMINATION_MESSAGE_BYTES) -> str:
     """Return the result as JSON of at most `limit` bytes, always parseable.
 
-    Per-source entries are dropped first, from the last; then the failure's message is shortened.
+    Dropped first are the entries per source, from the last; then the failure's message is shortened; then goes all but
+    the code and the failure. A `limit` below what these two need (about 120 bytes) is passed.
     """
-    text = to_line(result)
-    while len(text.encode()) > limit and result.sources:
-        result = result.model_copy(update={"sources": result.sources[:-1]})
-        text = to_line(result)
-    if result.failure is None or len(text.encode()) <= limit:
-        return text
-    failure = result.failure
-    while len(text.encode()) > limit and (failure.message or failure.key):
-        shorter = {"message": failure.message[: len(failure.message) * 3 // 4], "key": None}
-        failure = failure.model_copy(update=shorter)
-        text = to_line(result.model_copy(update={"failure": failure}))
+    text = ""
+    for text in _ever_shorter(result):
+        if len(text.encode()) <= limit:
+            break
     return text
 
 
+def _ever_shorter(result: Result) -> Iterator[str]:
+    yield to_line(result)
+    for kept in reversed(range(len(result.sources))):
+        yield to_line(result.model_copy(update={"sources": result.sources[:kept]}))
+    result = result.model_copy(update={"sources": ()})
+    for failure in _ever_vaguer(result.failure, _SHORTEST_MESSAGE):
+        yield to_line(result.model_copy(update={"failure": failure}))
+    for vague in _ever_vaguer(result.failure, 0) if result.failure else (None,):
+        essence = Result(datafetch=MARK, exit_code=result.exit_code, failure=vague)
+        yield essence.model_dump_json(by_alias=True, exclude_none=True, exclude_unset=True)
+
+
+def _ever_vaguer(failure: Failure | None, characters: int) -> Iterator[Failure]:
+    """Yield the failure with a shorter and shorter message, down to `characters`; the message names source and key."""
+    if failure is None:
+        return
+    message = failure.message
+    yield failure.model_copy(update={"key": None, "source": None})
+    while len(message) > characters:
+        message = message[: max(characters, len(message) * 3 // 4)]
+        yield failure.model_copy(update={"message": message, "key": None, "source": None})
+
+
 def last_progress(log: str) -> Progress | None:
-    """Return the last progress line of a log's tail, or None where there is no news."""
-    for line in reversed(log.splitlines()):
+    """Return the last progress line of a log's tail, or None where there is no news.
+
+    Only a newline ends a line: `str.splitlines` would also split at U+2028 and the like, which a server's error body
+    may hold, and what follows it could then pass for a line of ours.
+    """
+    for line in reversed(log.split("\n")):
         progress = _parse(Progress, line)
         if progress is not None:
             return progress

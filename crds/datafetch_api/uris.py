@@ -39,16 +39,30 @@ def parse_uri(uri: str) -> Location:
     if scheme == "hf":
         return _parse_hub(rest, uri)
     container, _, path = rest.partition("/")
+    if "@" in container:
+        raise _holds_credentials(uri)
     if not container:
-        raise ValueError(f"{uri!r} names no bucket; write {scheme}://BUCKET/PREFIX/")
+        raise ValueError(f"{redact_uri(uri)!r} names no bucket; write {scheme}://BUCKET/PREFIX/")
     if scheme == "s3":
         return Location("s3", container, path, _match(path))
     return Location("gs" if scheme == "gs" else "az", container, path, _match(path))
 
 
 def redact_uri(uri: str) -> str:
-    """Return the URI without user-info, query and fragment: those may hold tokens."""
-    return re.sub(r"[?#].*$", "", re.sub(r"(?<=://)[^/@\s]*@", "", uri))
+    """Return the URI without user-info, query and fragment: those may hold tokens.
+
+    A password with a bare `/`, `?` or `#` ends the authority too early, and its beginning then stands where the port
+    should be: an authority with such a port is left out whole.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return re.split(r"[?#]", uri, maxsplit=1)[0]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    path = re.split(r"[?#]", rest[len(authority) :], maxsplit=1)[0]
+    host = authority.rpartition("@")[2]
+    if not re.fullmatch(r"[^:]*(:[0-9]*)?|\[[0-9a-fA-F:.]+\](:[0-9]*)?", host):
+        return f"{scheme}://..."
+    return f"{scheme}://{host}{path}"
 
 
 def file_name(url: str) -> str:
@@ -56,18 +70,26 @@ def file_name(url: str) -> str:
     return unquote(urlsplit(url).path.rpartition("/")[2])
 
 
+def _holds_credentials(uri: str) -> ValueError:
+    return ValueError(
+        f"{redact_uri(uri)!r} holds a user or password; put them into files and name those (credentials_dir)"
+    )
+
+
 def _match(path: str) -> Match:
     return "prefix" if not path or path.endswith("/") else "auto"
 
 
 def _parse_http(uri: str) -> Location:
-    parts = urlsplit(uri)
-    if not parts.hostname:
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host:
         raise ValueError(f"{redact_uri(uri)!r} names no host; write https://HOST/FILE")
     if parts.username or parts.password:
-        raise ValueError(
-            f"{redact_uri(uri)!r} holds a user or password; put them into files and name those (credentials_dir)"
-        )
+        raise _holds_credentials(uri)
     return Location("http", uri, "", "object")
 
 
@@ -79,6 +101,8 @@ def _parse_hub(rest: str, uri: str) -> Location:
         rest = tail
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@((?:refs/(?:pr|convert)/)?[^/]+))?(?:/(.*))?", rest)
     if match is None:
-        raise ValueError(f"{uri!r} names no repository; write hf://[datasets/|spaces/]ORG/NAME[@REVISION][/PATH]")
+        raise ValueError(
+            f"{redact_uri(uri)!r} names no repository; write hf://[datasets/|spaces/]ORG/NAME[@REVISION][/PATH]"
+        )
     path = match[3] or ""
     return Location("hf", match[1], path, _match(path), unquote(match[2] or "main"), repo_type)
