@@ -1,0 +1,10 @@
+"""`python3 hack/cluster`: makes the packages of hack/ importable, then hands over to `commands.py`."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from cluster.commands import main
+
+sys.exit(main())

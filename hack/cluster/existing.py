@@ -1,0 +1,53 @@
+"""The cluster that KUBECONFIG names: it is used as it is, and nothing in it is started, changed or ended here."""
+
+import os
+from pathlib import Path
+
+from cluster import binaries, shell
+from cluster.errors import ClusterError
+
+
+class Existing:
+    """The provider `existing`."""
+
+    name = "existing"
+
+    def up(self) -> None:
+        """Say so if the cluster doesn't answer."""
+        binaries.ensure(binaries.kubectl(), binaries.helm())
+        kubectl = binaries.program("kubectl")
+        shell.run(kubectl, "--kubeconfig", self.kubeconfig(), "--request-timeout=10s", "get", "--raw", "/readyz")
+
+    def down(self) -> None:
+        """Leave the cluster alone: it is not ours."""
+        print("The cluster that KUBECONFIG names is not ended: it was not started here.")
+
+    def load(self, archives: list[Path]) -> None:
+        """Refuse: only the owner of a cluster knows how its nodes get images."""
+        raise ClusterError(
+            f"Images can't be loaded into a cluster that was not started here: push {archives[0]} to a registry that "
+            "it pulls from, and set the chart's image values."
+        )
+
+    def kubeconfig(self) -> Path:
+        """The first file of KUBECONFIG."""
+        config = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
+        if not config:
+            raise ClusterError("DATAFETCH_CLUSTER=existing needs KUBECONFIG: set it to the cluster's kubeconfig.")
+        return Path(config).absolute()
+
+    def host_ip(self) -> str:
+        """The address that the caller says pods reach this machine at."""
+        address = os.environ.get("DATAFETCH_HOST_IP", "")
+        if not address:
+            raise ClusterError("Set DATAFETCH_HOST_IP to the address at which the cluster's pods reach this machine.")
+        return address
+
+    def is_healthy(self) -> bool:
+        """Whether the API server answers."""
+        answer = shell.attempt(binaries.program("kubectl"), "--kubeconfig", self.kubeconfig(), "get", "--raw", "/readyz")
+        return answer.returncode == 0
+
+    def describe(self) -> list[str]:
+        """There is nothing of ours to describe."""
+        return []

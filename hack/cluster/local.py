@@ -1,0 +1,147 @@
+"""The cluster without Docker: Kubernetes' own programs as processes of this machine. Needs root and Linux."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster import (
+    addons,
+    api,
+    binaries,
+    certificates,
+    control_plane,
+    network,
+    node,
+    packages,
+    paths,
+    processes,
+    remains,
+)
+from cluster.errors import ClusterError
+
+_PROCESSES = (
+    "etcd",
+    "containerd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "coredns",
+    "provisioner",
+)
+_READY_SECONDS = 90
+
+
+class Local:
+    """The provider `local`."""
+
+    name = "local"
+
+    def up(self) -> None:
+        """Start the cluster unless it runs; what is left of a dead one is removed first."""
+        _require_root()
+        packages.ensure(packages.CLUSTER)
+        binaries.ensure(binaries.kubernetes(), binaries.kubectl(), binaries.helm(), binaries.coredns())
+        if self.is_healthy():
+            return
+        if processes.names() or paths.state().exists() or paths.RUNTIME.exists():
+            print("removing what is left of a cluster that no longer runs", flush=True)
+            self.down()
+        _start()
+
+    def down(self) -> None:
+        """End the processes that `up` started, then the containers, mounts, bridge and chains."""
+        _require_root()
+        processes.stop(processes.names())
+        network_was_up = paths.state().exists()
+        if network_was_up:
+            network.remove()
+        remains.remove()
+
+    def load(self, archives: list[Path]) -> None:
+        """Import image archives into the node's containerd."""
+        for image in archives:
+            node.load(image)
+
+    def kubeconfig(self) -> Path:
+        """Where `up` wrote the administrator's kubeconfig."""
+        return paths.kubeconfig()
+
+    def host_ip(self) -> str:
+        """The bridge's address."""
+        return network.HOST_IP
+
+    def is_healthy(self) -> bool:
+        """Every process runs, the node is Ready, and names are resolved."""
+        if not all(processes.is_running(name) for name in _PROCESSES):
+            return False
+        client = api.connect(binaries.program("kubectl"), paths.kubeconfig())
+        return client.answers("/readyz") and _is_node_ready(client) and _resolves()
+
+    def describe(self) -> list[str]:
+        """One line a process."""
+        states = {True: "runs", False: "does not run"}
+        return [f"{name}: {states[processes.is_running(name)]}" for name in _PROCESSES]
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise ClusterError(
+            "The cluster without Docker needs root (containers, iptables): run this as root, start Docker or podman, "
+            "or use a cluster of your own with DATAFETCH_CLUSTER=existing and KUBECONFIG."
+        )
+
+
+def _start() -> None:
+    started = time.monotonic()
+    shutil.rmtree(paths.logs(), ignore_errors=True)
+    paths.state().mkdir(parents=True)
+    paths.RUNTIME.mkdir(mode=0o711)
+    network.raise_bridge()
+    processes.start(control_plane.etcd())
+    control_plane.make_certificates()
+    processes.start(control_plane.apiserver())
+    node.prepare()
+    processes.start(node.containerd())
+    node.load_pause_image()
+    client = api.connect(binaries.program("kubectl"), paths.kubeconfig())
+    _await("the API server", lambda: client.answers("/readyz"), "kube-apiserver")
+    for process in (control_plane.controller_manager(), control_plane.scheduler(), node.kubelet(), node.kube_proxy()):
+        processes.start(process)
+    addons.apply_storage(client)
+    addons.apply_dns(client)
+    volumes = paths.state() / "volumes"
+    volumes.mkdir()
+    processes.start(addons.dns())
+    processes.start(addons.provisioner(str(volumes)))
+    _await("the node", lambda: _is_node_ready(client), "kubelet")
+    _await("DNS", _resolves, "coredns")
+    account = "/api/v1/namespaces/default/serviceaccounts/default"
+    _await("the controllers", lambda: client.answers(account), "kube-controller-manager")
+    _await("the provisioner", lambda: "ready" in (paths.logs() / "provisioner.log").read_text(), "provisioner")
+    print(f"started in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _await(what: str, condition: Callable[[], bool], process: str) -> None:
+    def settled() -> bool:
+        return condition() or not processes.is_running(process)
+
+    processes.wait_until(settled, _READY_SECONDS, interval=0.1)
+    if not condition():
+        raise ClusterError(f"{what} did not become ready: see `python3 hack/cluster logs {process}`.")
+
+
+def _is_node_ready(client: api.Api) -> bool:
+    try:
+        found = client.get(f"/api/v1/nodes/{node.NAME}")
+    except (api.ApiError, OSError):
+        return False
+    conditions = found["status"].get("conditions", [])
+    return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+
+
+def _resolves() -> bool:
+    return addons.resolves("kubernetes.default.svc.cluster.local", network.DNS_SERVICE_IP)

@@ -1,0 +1,36 @@
+"""Where things lie: caches that survive `down`, and the state of the running cluster, all outside the work tree."""
+
+import os
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent
+"""This folder: pinned modules of the binaries to build."""
+
+RUNTIME = Path("/run/datafetch")
+"""Sockets and mounts of the local cluster: on tmpfs, so that a restarted machine starts without remains."""
+
+
+def cache() -> Path:
+    """The cache of this project, by the XDG rule."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root).absolute() / "datafetch"
+
+
+def state() -> Path:
+    """What belongs to the running cluster; `down` removes it."""
+    return cache() / "cluster"
+
+
+def kubeconfig() -> Path:
+    """The administrator's kubeconfig of the clusters that this tooling starts."""
+    return state() / "kubeconfig"
+
+
+def logs() -> Path:
+    """One log file per host process. `down` keeps them, the next `up` starts them anew."""
+    return cache() / "logs"
+
+
+def tools() -> Path:
+    """Stable links to the newest built `kubectl`, `helm` and so on."""
+    return cache() / "bin"

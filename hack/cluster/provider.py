@@ -1,0 +1,73 @@
+"""Which cluster is meant: what every provider can do, and the choice between the three."""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from cluster import kind, paths
+from cluster.errors import ClusterError
+from cluster.existing import Existing
+from cluster.kind import Kind
+from cluster.local import Local
+
+VARIABLE = "DATAFETCH_CLUSTER"
+
+
+class Provider(Protocol):
+    """A cluster, however it is run. Everything after `up` is the same for all."""
+
+    name: str
+
+    def up(self) -> None:
+        """Start it, or check that it runs."""
+
+    def down(self) -> None:
+        """End what `up` started."""
+
+    def load(self, archives: list[Path]) -> None:
+        """Bring image archives to its nodes."""
+
+    def kubeconfig(self) -> Path:
+        """The path of an administrator's kubeconfig."""
+
+    def host_ip(self) -> str:
+        """The address at which its pods reach servers on this machine."""
+
+    def is_healthy(self) -> bool:
+        """Whether it can be used now."""
+
+    def describe(self) -> list[str]:
+        """Lines for `status`."""
+
+
+_PROVIDERS: dict[str, type[Provider]] = {"kind": Kind, "local": Local, "existing": Existing}
+
+
+def choose() -> Provider:
+    """The one that DATAFETCH_CLUSTER names, else the one that `up` started, else kind where an engine runs."""
+    named = os.environ.get(VARIABLE, "") or remembered()
+    if not named:
+        named = "kind" if kind.engine() else "local"
+    if named not in _PROVIDERS:
+        raise ClusterError(f"{VARIABLE}={named}: say one of {', '.join(_PROVIDERS)}, or leave it unset.")
+    return _PROVIDERS[named]()
+
+
+def remember(provider: Provider) -> None:
+    """Keep the choice for the commands after `up`."""
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    _file().write_text(provider.name)
+
+
+def forget() -> None:
+    """`down` has ended it."""
+    _file().unlink(missing_ok=True)
+
+
+def remembered() -> str:
+    """The provider whose cluster was started, or nothing."""
+    return _file().read_text().strip() if _file().exists() else ""
+
+
+def _file() -> Path:
+    return paths.cache() / "provider"
