@@ -83,7 +83,7 @@ def _match(path: str) -> Match:
 def _parse_http(uri: str) -> Location:
     try:
         parts = urlsplit(uri)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port  # a port that is no number raises: it may be half a password
     except ValueError:
         host = None
     if not host:
