@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from cluster.commands import main
+from cluster.commands import main  # noqa: E402 - needs the line above
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""What every cluster has besides Kubernetes itself: DNS for Services, and a default StorageClass with its provisioner."""
+"""What every cluster has besides Kubernetes: DNS for Services, a default StorageClass and its provisioner."""
 
 import os
 import secrets
@@ -43,7 +43,7 @@ def dns() -> Process:
 
 
 def provisioner(volumes: str, on_node: tuple[str, ...] = ()) -> Process:
-    """The dynamic provisioner; `on_node` is put before the commands that make and remove folders on the node."""
+    """Run the dynamic provisioner; `on_node` is put before the commands that make and remove folders on the node."""
     kubectl, config = str(binaries.program("kubectl")), str(paths.kubeconfig())
     argv = (sys.executable, "-m", "cluster.provisioner", kubectl, config, volumes, *on_node)
     here = str(Path(__file__).resolve().parent.parent)
@@ -54,13 +54,13 @@ def provisioner(volumes: str, on_node: tuple[str, ...] = ()) -> Process:
 
 
 def apply_storage(api: Api) -> None:
-    """The default StorageClass."""
+    """Apply the default StorageClass."""
     path = f"/apis/storage.k8s.io/v1/storageclasses/{STORAGE_CLASS}"
     api.apply(path, _storage_class())
 
 
 def apply_dns(api: Api) -> None:
-    """The Service at which pods ask for names, with the host's DNS server behind it."""
+    """Apply the Service at which pods ask for names, with the host's DNS server behind it."""
     api.apply("/api/v1/namespaces/kube-system/services/kube-dns", _dns_service())
     slices = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices"
     api.apply(f"{slices}/kube-dns-host", _dns_endpoints())

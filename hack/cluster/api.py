@@ -1,4 +1,4 @@
-"""A small client of the Kubernetes API on one kept connection: what `up` and the provisioner need, by the standard library."""
+"""A small client of the Kubernetes API on one kept connection: what `up` and the provisioner need."""
 
 import base64
 import http.client
@@ -68,7 +68,7 @@ class Api:
 
 
 def connect(kubectl: Path, kubeconfig: Path) -> Api:
-    """A client for a kubeconfig with client certificates inside (ours and kind's are)."""
+    """Connect as the client of a kubeconfig with client certificates inside (ours and kind's are)."""
     view = shell.run(kubectl, "config", "view", "--kubeconfig", kubeconfig, "--raw", "--minify", "-o", "json")
     config = json.loads(view)
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]

@@ -1,4 +1,4 @@
-"""Container images of a single static program, written by hand as a docker-archive: no builder and no registry needed."""
+"""Container images of one static program, written by hand as a docker-archive: no builder, no registry."""
 
 import hashlib
 import io

@@ -81,12 +81,12 @@ def _install_kind(folder: Path) -> None:
 
 
 def kubernetes() -> Build:
-    """The control plane with etcd, and the node's programs."""
+    """Return the control plane with etcd, and the node's programs."""
     return Build(f"kubernetes-{_pins()}", (*_COMPONENTS, "etcd"), _build_kubernetes)
 
 
 def kubectl() -> Build:
-    """kubectl."""
+    """Return the build of kubectl."""
     return Build(f"kubectl-{_pins()}", ("kubectl",), _build_kubectl)
 
 
@@ -96,7 +96,7 @@ def helm() -> Build:
 
 
 def coredns() -> Build:
-    """The cluster's DNS server."""
+    """Return the cluster's DNS server."""
     return Build(f"coredns-{COREDNS}", ("coredns",), _install_coredns)
 
 
@@ -114,7 +114,7 @@ def ensure(*builds: Build) -> None:
 
 
 def program(name: str) -> Path:
-    """The path of a program that `ensure` has built."""
+    """Return the path of a program that `ensure` has built."""
     path = paths.tools() / name
     if not path.exists():
         raise ClusterError(f"{name} is not built yet: run `python3 hack/cluster up` first.")

@@ -24,12 +24,12 @@ def folder() -> Path:
 
 
 def pair(name: str) -> Pair:
-    """The paths of a named certificate and key."""
+    """Return the paths of a named certificate and key."""
     return Pair(folder() / f"{name}.crt", folder() / f"{name}.key")
 
 
 def make_authority() -> None:
-    """A new certificate authority and the key that signs service account tokens."""
+    """Make a new certificate authority and the key that signs service account tokens."""
     folder().mkdir(parents=True, mode=0o700)
     _request("ca", "/CN=datafetch", "-addext", "basicConstraints=critical,CA:TRUE")
     shell.run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", folder() / "sa.key")
@@ -37,7 +37,7 @@ def make_authority() -> None:
 
 
 def sign(name: str, common_name: str, group: str = "", hosts: tuple[str, ...] = ()) -> Pair:
-    """A certificate for a client, or with `hosts` (DNS:..., IP:...) for a server too."""
+    """Sign a certificate for a client, or with `hosts` (DNS:..., IP:...) for a server too."""
     subject = f"/O={group}/CN={common_name}" if group else f"/CN={common_name}"
     authority = pair("ca")
     alternatives = ("-addext", f"subjectAltName={','.join(hosts)}") if hosts else ()
@@ -48,7 +48,7 @@ def sign(name: str, common_name: str, group: str = "", hosts: tuple[str, ...] = 
 
 
 def write_kubeconfig(target: Path, server: str, client: Pair) -> Path:
-    """A kubeconfig with everything inside, so that it may be copied. (JSON is YAML.)"""
+    """Write a kubeconfig with everything inside, so that it may be copied; JSON is YAML."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",

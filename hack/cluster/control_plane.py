@@ -11,7 +11,7 @@ _ETCD_PEERS = "http://127.0.0.1:12380"
 
 
 def make_certificates() -> None:
-    """The authority, the server's certificate and one client certificate for each component."""
+    """Make the authority, the server's certificate and one client certificate for each component."""
     certificates.make_authority()
     names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
     addresses = (network.HOST_IP, network.API_SERVICE_IP, "127.0.0.1")
@@ -26,7 +26,7 @@ def make_certificates() -> None:
 
 
 def etcd() -> Process:
-    """The store, on loopback; it never syncs, because a new cluster starts empty anyway."""
+    """Return the store, on loopback; it never syncs, because a new cluster starts empty anyway."""
     flags = {
         "data-dir": str(paths.state() / "etcd"),
         "listen-client-urls": _ETCD_CLIENTS,
@@ -41,7 +41,7 @@ def etcd() -> Process:
 
 
 def apiserver() -> Process:
-    """The API server, on the bridge's address, so that pods reach it and no other machine does."""
+    """Return the API server, on the bridge's address, so that pods reach it and no other machine does."""
     pki = certificates.folder()
     serving, kubelet_client = certificates.pair("apiserver"), certificates.pair("apiserver-kubelet")
     flags = {
@@ -69,7 +69,7 @@ def apiserver() -> Process:
 
 
 def controller_manager() -> Process:
-    """The controllers. A lost node shows within half a minute instead of five."""
+    """Return the controllers. A lost node shows within half a minute instead of five."""
     pki = certificates.folder()
     flags = {
         **_client_flags("kube-controller-manager"),
@@ -88,7 +88,7 @@ def controller_manager() -> Process:
 
 
 def scheduler() -> Process:
-    """The scheduler."""
+    """Return the scheduler."""
     return _process("kube-scheduler", {**_client_flags("kube-scheduler"), "profiling": "false"})
 
 

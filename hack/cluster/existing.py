@@ -30,14 +30,14 @@ class Existing:
         )
 
     def kubeconfig(self) -> Path:
-        """The first file of KUBECONFIG."""
+        """Return the first file of KUBECONFIG."""
         config = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
         if not config:
             raise ClusterError("DATAFETCH_CLUSTER=existing needs KUBECONFIG: set it to the cluster's kubeconfig.")
         return Path(config).absolute()
 
     def host_ip(self) -> str:
-        """The address that the caller says pods reach this machine at."""
+        """Return the address that the caller says pods reach this machine at."""
         address = os.environ.get("DATAFETCH_HOST_IP", "")
         if not address:
             raise ClusterError("Set DATAFETCH_HOST_IP to the address at which the cluster's pods reach this machine.")
@@ -45,7 +45,8 @@ class Existing:
 
     def is_healthy(self) -> bool:
         """Whether the API server answers."""
-        answer = shell.attempt(binaries.program("kubectl"), "--kubeconfig", self.kubeconfig(), "get", "--raw", "/readyz")
+        kubectl = binaries.program("kubectl")
+        answer = shell.attempt(kubectl, "--kubeconfig", self.kubeconfig(), "get", "--raw", "/readyz")
         return answer.returncode == 0
 
     def describe(self) -> list[str]:

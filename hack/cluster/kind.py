@@ -52,7 +52,7 @@ class Kind:
         return paths.kubeconfig()
 
     def host_ip(self) -> str:
-        """The gateway of kind's network, by which pods reach servers of this machine."""
+        """Return the gateway of kind's network, by which pods reach servers of this machine."""
         networks = json.loads(shell.run(engine(), "network", "inspect", "kind"))[0]
         ranges = networks.get("IPAM", {}).get("Config") or networks.get("subnets", [])
         gateways = [entry.get("Gateway") or entry.get("gateway") for entry in ranges]
@@ -62,18 +62,18 @@ class Kind:
         return str(found[0])
 
     def is_healthy(self) -> bool:
-        """The provisioner runs and the API server answers."""
+        """Tell whether the provisioner runs and the API server answers."""
         if not paths.kubeconfig().exists() or not processes.is_running("provisioner"):
             return False
         return api.connect(binaries.program("kubectl"), paths.kubeconfig()).answers("/readyz")
 
     def describe(self) -> list[str]:
-        """The provisioner is the one process of ours."""
+        """Say whether the provisioner runs, the one process of ours."""
         return [f"provisioner: {'runs' if processes.is_running('provisioner') else 'does not run'}"]
 
 
 def engine() -> str:
-    """The container engine that answers, or nothing."""
+    """Return the container engine that answers, or nothing."""
     return next((name for name in ("docker", "podman") if shell.attempt(name, "info").returncode == 0), "")
 
 
@@ -83,7 +83,7 @@ def _kind(*arguments: str | Path) -> str:
 
 
 def _unset_default_class(client: api.Api) -> None:
-    """kind brings a default class of its own; two defaults would leave the choice to their age."""
+    """Take the role of default from kind's own class; with two defaults, their age would decide."""
     classes = "/apis/storage.k8s.io/v1/storageclasses"
     annotations = {"storageclass.kubernetes.io/is-default-class": "false"}
     for item in client.get(classes)["items"]:

@@ -10,7 +10,6 @@ from cluster import (
     addons,
     api,
     binaries,
-    certificates,
     control_plane,
     network,
     node,
@@ -71,7 +70,7 @@ class Local:
         return paths.kubeconfig()
 
     def host_ip(self) -> str:
-        """The bridge's address."""
+        """Return the bridge's address."""
         return network.HOST_IP
 
     def is_healthy(self) -> bool:

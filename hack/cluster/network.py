@@ -31,7 +31,7 @@ def raise_bridge() -> None:
     """Make the bridge and its routes, before the first pod, so that servers can already bind its address."""
     _refuse_foreign_routes()
     for network in (PODS, SERVICES):
-        shell.run("ip", "route", "replace", "unreachable", network, "metric", _GUARD_METRIC)
+        shell.run("ip", "route", "replace", "unreachable", str(network), "metric", _GUARD_METRIC)
     if not _exists():
         shell.run("ip", "link", "add", BRIDGE, "type", "bridge")
         # A bridge otherwise takes the lowest address of its ports, which changes as pods come and go.
@@ -39,7 +39,7 @@ def raise_bridge() -> None:
         shell.run("ip", "address", "add", f"{HOST_IP}/{NODE_PODS.prefixlen}", "dev", BRIDGE)
     shell.run("ip", "link", "set", BRIDGE, "up")
     # A connection to a Service needs a route before kube-proxy's rules in OUTPUT can rewrite it.
-    shell.run("ip", "route", "replace", SERVICES, "dev", BRIDGE, "src", HOST_IP)
+    shell.run("ip", "route", "replace", str(SERVICES), "dev", BRIDGE, "src", HOST_IP)
     _switch_forwarding_on()
     _forbid_egress()
 
@@ -52,7 +52,7 @@ def remove() -> None:
         shell.run("ip", "link", "delete", BRIDGE)
     _restore_switches()
     for network in (PODS, SERVICES):
-        shell.attempt("ip", "route", "delete", "unreachable", network, "metric", _GUARD_METRIC)
+        shell.attempt("ip", "route", "delete", "unreachable", str(network), "metric", _GUARD_METRIC)
 
 
 def _exists() -> bool:
@@ -118,7 +118,7 @@ def _remove_chains(family: str) -> None:
 
 
 def removal_script(saved: str) -> str:
-    """From the output of iptables-save, the input of iptables-restore that removes a cluster's chains and jumps to them."""
+    """Turn the output of iptables-save into input of iptables-restore that removes a cluster's chains and jumps."""
     lines: list[str] = []
     for table in re.findall(r"^\*(\w+)\n(.*?)^COMMIT$", saved, re.MULTILINE | re.DOTALL):
         chains = [name for name in re.findall(r"^:(\S+)", table[1], re.MULTILINE) if _OUR_CHAINS.match(name)]

@@ -34,12 +34,12 @@ def prepare() -> None:
 
 
 def containerd() -> Process:
-    """The container runtime, with root, state and socket of its own."""
+    """Return the container runtime, with root, state and socket of its own."""
     return Process("containerd", ("containerd", "--config", str(_file("containerd.toml"))))
 
 
 def kubelet() -> Process:
-    """The node's agent."""
+    """Return the node's agent."""
     flags = (
         f"--config={_file('kubelet.json')}",
         f"--kubeconfig={_file('kubelet.kubeconfig')}",

@@ -1,4 +1,4 @@
-"""Debian packages that the local cluster and the image builds need: installed as root, otherwise named in a sentence."""
+"""Debian packages that the cluster and the image builds need: installed as root, otherwise named in a sentence."""
 
 import os
 import shutil

@@ -11,18 +11,18 @@ RUNTIME = Path("/run/datafetch")
 
 
 def cache() -> Path:
-    """The cache of this project, by the XDG rule."""
+    """Return the cache of this project, by the XDG rule."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root).absolute() / "datafetch"
 
 
 def state() -> Path:
-    """What belongs to the running cluster; `down` removes it."""
+    """Return what belongs to the running cluster; `down` removes it."""
     return cache() / "cluster"
 
 
 def kubeconfig() -> Path:
-    """The administrator's kubeconfig of the clusters that this tooling starts."""
+    """Return the administrator's kubeconfig of the clusters that this tooling starts."""
     return state() / "kubeconfig"
 
 

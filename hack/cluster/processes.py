@@ -1,4 +1,4 @@
-"""Host processes of the cluster: each in a session of its own, found again by a pid file that a recycled pid can't fool."""
+"""Host processes of the cluster, each in its own session, found again by pid files that no recycled pid can fool."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def start(process: Process) -> None:
 
 
 def names() -> list[str]:
-    """The names of all processes that were started and not stopped."""
+    """Return the names of all processes that were started and not stopped."""
     return sorted(path.stem for path in _folder().glob("*.pid"))
 
 

@@ -28,10 +28,10 @@ class Provider(Protocol):
         """Bring image archives to its nodes."""
 
     def kubeconfig(self) -> Path:
-        """The path of an administrator's kubeconfig."""
+        """Return the path of an administrator's kubeconfig."""
 
     def host_ip(self) -> str:
-        """The address at which its pods reach servers on this machine."""
+        """Return the address at which its pods reach servers on this machine."""
 
     def is_healthy(self) -> bool:
         """Whether it can be used now."""
@@ -44,7 +44,7 @@ _PROVIDERS: dict[str, type[Provider]] = {"kind": Kind, "local": Local, "existing
 
 
 def choose() -> Provider:
-    """The one that DATAFETCH_CLUSTER names, else the one that `up` started, else kind where an engine runs."""
+    """Return the one that DATAFETCH_CLUSTER names, else the one that `up` started, else kind where an engine runs."""
     named = os.environ.get(VARIABLE, "") or remembered()
     if not named:
         named = "kind" if kind.engine() else "local"
@@ -65,7 +65,7 @@ def forget() -> None:
 
 
 def remembered() -> str:
-    """The provider whose cluster was started, or nothing."""
+    """Return the provider whose cluster was started, or nothing."""
     return _file().read_text().strip() if _file().exists() else ""
 
 

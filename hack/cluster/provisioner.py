@@ -1,4 +1,4 @@
-"""The development cluster's dynamic provisioner, a loop: `python3 -m cluster.provisioner KUBECTL KUBECONFIG VOLUMES [ON_NODE...]`.
+"""The development cluster's dynamic provisioner: `-m cluster.provisioner KUBECTL KUBECONFIG VOLUMES [ON_NODE...]`.
 
 A pending claim of our class, for which the scheduler has chosen a node, gets a folder with mode 0777 (the
 controller-manager's own host path provisioner makes 0750, where a pod that doesn't run as root can't write) and a
@@ -32,7 +32,7 @@ class Node:
     prefix: tuple[str, ...]
 
     def make_folder(self, path: str) -> None:
-        """Make a folder that every user may write. (The mode is set after: umask cuts that of mkdir.)"""
+        """Make a folder that every user may write; chmod, because umask cuts the mode of mkdir."""
         shell.run(*self.prefix, "mkdir", "-p", "--", path)
         shell.run(*self.prefix, "chmod", "0777", "--", path)
 
@@ -95,7 +95,8 @@ def _requested(claim: Object) -> str:
 
 
 def _wants_more(claim: Object) -> bool:
-    return claim["status"].get("phase") == "Bound" and claim["status"]["capacity"]["storage"] != _requested(claim)
+    status = claim["status"]
+    return status.get("phase") == "Bound" and bool(status["capacity"]["storage"] != _requested(claim))
 
 
 def _provision(api: Api, node: Node, claim: Object) -> None:
@@ -106,7 +107,7 @@ def _provision(api: Api, node: Node, claim: Object) -> None:
 
 
 def volume_for(claim: Object, path: str) -> Object:
-    """The volume that binds to this claim and no other."""
+    """Return the volume that binds to this claim and no other."""
     metadata, spec = claim["metadata"], claim["spec"]
     host = {"key": "kubernetes.io/hostname", "operator": "In", "values": [metadata["annotations"][_SELECTED_NODE]]}
     reference = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}

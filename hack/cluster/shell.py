@@ -12,12 +12,12 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment, with the system's folders at the end of PATH."""
+    """Return the environment of this process, with the system's folders at the end of PATH."""
     path = os.environ.get("PATH", "")
     return {**os.environ, "PATH": f"{path}:{SEARCH_PATH}" if path else SEARCH_PATH, **(extra or {})}
 
 
-def attempt(*command: str | Path | object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def attempt(*command: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command whose failure the caller judges."""
     argv = [str(part) for part in command]
     try:
