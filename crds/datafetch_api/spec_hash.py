@@ -8,10 +8,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from datafetch_api.config import DownloadItem
 from datafetch_api.resource import Source
 
 VERSION = "v1"
 _CREDENTIALS = {"secretRef", "anonymous"}
+_ITEM_CREDENTIALS = {"credentials_dir", "application_credentials_path", "anonymous"}
 
 
 def spec_hash(sources: Sequence[Source]) -> str:
@@ -23,6 +25,18 @@ def spec_hash(sources: Sequence[Source]) -> str:
     content = sorted((_content(source) for source in sources), key=lambda source: str(source["name"]))
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return f"{VERSION}:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def request_hash(items: Sequence[DownloadItem]) -> str:
+    """Return the same for the items of a config file that no resource stands behind: what is asked for, not how."""
+    content = [item.model_dump(mode="json", exclude_defaults=True, exclude=_credentials(item)) for item in items]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{VERSION}:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _credentials(item: DownloadItem) -> set[str]:
+    fields = type(item).model_fields
+    return {name for name in fields if name.endswith("_file") or name in _ITEM_CREDENTIALS}
 
 
 def _content(source: Source) -> dict[str, object]:

@@ -103,7 +103,7 @@ class Source(Protocol):
         """Release connections."""
 
 
-def open_source(item: DownloadItem, *, stall_timeout: float) -> Source:
+def open_source(item: DownloadItem, stall_timeout: float) -> Source:
     """Return the source of a download item. Imports the provider's SDK.
 
     `stall_timeout` is the seconds that a connection may stay silent.

@@ -1,0 +1,20 @@
+"""The only part of the downloader that writes data.
+
+`directory` keeps every operation below the target, `lock` and `journal` survive kills and rivals, `layout` knows where
+things lie and how they become visible, `manifest` says what was published, and `sink` is what the engine talks to.
+"""
+
+from datafetch.sink.layout import InPlaceLayout, Layout, ManagedLayout, Published
+from datafetch.sink.lock import FencedError, TargetLock
+from datafetch.sink.sink import FileWriter, Sink
+
+__all__ = [
+    "FencedError",
+    "FileWriter",
+    "InPlaceLayout",
+    "Layout",
+    "ManagedLayout",
+    "Published",
+    "Sink",
+    "TargetLock",
+]

@@ -1,0 +1,365 @@
+"""File operations below one directory that never leave it: relative to descriptors, never following a link.
+
+The names come from object keys. They were checked by the plan; this module makes sure that what lies on the volume (a
+planted symbolic link, say) cannot lead them elsewhere either. OSErrors leave as errors of our tree.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from datafetch.errors import (
+    DataFetchError,
+    InsufficientSpaceError,
+    InternalError,
+    TargetNotWritableError,
+    TargetOccupiedError,
+)
+from datafetch_api.quantities import format_bytes
+
+DIRECTORY_MODE = 0o755
+FILE_MODE = 0o644
+_CACHED_DESCRIPTORS = 256
+_LINK_REFUSED = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Directory:
+    """An open directory. Paths given to its methods are relative, and checked by the plan."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self._cache: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str) -> "Directory":
+        """Open an existing directory; a link in the path's last segment is followed, it is the user's own."""
+        with refusals(path):
+            return cls(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def child(self, path: str) -> "Directory":
+        """Open a directory below this one, made where it is missing."""
+        with refusals(self.full(path)):
+            return Directory(self.full(path), self._walk(self.descriptor, path.split("/"), create=True))
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        with self._lock:
+            for descriptor in (*self._cache.values(), self.descriptor):
+                os.close(descriptor)
+            self._cache.clear()
+
+    def create(self, path: str) -> int:
+        """Create a new file for reading and writing and return its descriptor; an old one of that name goes."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with refusals(self.full(path)), self.parent(path, create=True) as (parent, name):
+            try:
+                return os.open(name, flags, FILE_MODE, dir_fd=parent)
+            except FileExistsError:
+                os.unlink(name, dir_fd=parent)
+                return os.open(name, flags, FILE_MODE, dir_fd=parent)
+
+    def open_file(self, path: str) -> int:
+        """Open an existing file for reading and writing and return its descriptor."""
+        with refusals(self.full(path)), self.parent(path) as (parent, name):
+            return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """Return what lies at the path, links not followed, or None where nothing does."""
+        with refusals(self.full(path)):
+            try:
+                with self.parent(path) as (parent, name):
+                    return os.stat(name, dir_fd=parent, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def link(self, path: str, target: "Directory", target_path: str) -> bool:
+        """Give a file a second name in the target directory; False where the file system refuses that."""
+        with (
+            refusals(target.full(target_path)),
+            self.parent(path) as (parent, name),
+            target.parent(target_path, create=True) as (other, other_name),
+        ):
+            try:
+                os.link(name, other_name, src_dir_fd=parent, dst_dir_fd=other, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _LINK_REFUSED:
+                    raise
+                return False
+        return True
+
+    def copy(self, path: str, target: "Directory", target_path: str) -> None:
+        """Copy a file into the target directory."""
+        with refusals(target.full(target_path)), self.parent(path) as (parent, name):
+            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                copy = target.create(target_path)
+                try:
+                    while os.sendfile(copy, source, None, 1 << 30):  # type: ignore[arg-type]  # None: from the position
+                        continue
+                finally:
+                    os.close(copy)
+            finally:
+                os.close(source)
+
+    def rename(self, path: str, target: "Directory", target_path: str) -> None:
+        """Move a file or directory into the target directory; a file or link in its place is replaced."""
+        with (
+            refusals(target.full(target_path)),
+            self.parent(path) as (parent, name),
+            target.parent(target_path, create=True) as (other, other_name),
+        ):
+            os.rename(name, other_name, src_dir_fd=parent, dst_dir_fd=other)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        with refusals(self.full(path)):
+            try:
+                with self.parent(path) as (parent, name):
+                    os.unlink(name, dir_fd=parent)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory and all below it, if it is there; links are removed, not followed."""
+        self._forget(path)
+        with refusals(self.full(path)):
+            try:
+                with self.parent(path) as (parent, name):
+                    _remove_tree(parent, name)
+            except FileNotFoundError:
+                return
+
+    def remove_empty_parents(self, path: str) -> None:
+        """Remove the directories above a removed file, as far as they are empty."""
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            self._forget(path)
+            try:
+                with self.parent(path) as (parent, name):
+                    os.rmdir(name, dir_fd=parent)
+            except OSError:
+                return  # not empty, or not ours to remove: it stays
+
+    def names(self, path: str = ".") -> list[str]:
+        """Return the sorted names in a directory below this one; empty where there is none."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        try:
+            return sorted(os.listdir(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def make(self, path: str) -> bool:
+        """Make a directory and say whether it was missing: of many that try at once, one is told so."""
+        with refusals(self.full(path)), self.parent(path, create=True) as (parent, name):
+            try:
+                os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+            except FileExistsError:
+                return False
+            return True
+
+    def read_link(self, path: str) -> str | None:
+        """Return what the symbolic link at the path says, or None where there is no link."""
+        try:
+            with self.parent(path) as (parent, name):
+                return os.readlink(name, dir_fd=parent)
+        except OSError:
+            return None
+
+    def symlink(self, target: str, path: str) -> None:
+        """Make a symbolic link."""
+        with refusals(self.full(path)), self.parent(path) as (parent, name):
+            os.symlink(target, name, dir_fd=parent)
+
+    def write_atomically(self, path: str, chunks: Iterator[bytes]) -> None:
+        """Write a whole file, flush it, and only then give it its name."""
+        temporary = f"{path}.{os.urandom(6).hex()}.tmp"
+        descriptor = self.create(temporary)
+        with refusals(self.full(path)):
+            try:
+                for chunk in chunks:
+                    write_all(descriptor, chunk)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self.rename(temporary, self, path)
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file's content, or None where there is no such file."""
+        try:
+            with self.parent(path) as (parent, name):
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+
+    def flush(self) -> None:
+        """Bring everything that was written below this directory to the disk.
+
+        One syncfs(2) for the whole file system: for many files far cheaper than an fsync each.
+        """
+        with refusals(self.path):
+            if _libc.syncfs(self.descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+
+    def free_bytes(self) -> int:
+        """Return the bytes that we may still write, as the file system sees it."""
+        status = os.fstatvfs(self.descriptor)
+        return status.f_bavail * status.f_frsize
+
+    def folds_names(self) -> bool:
+        """Say whether the file system takes names that differ in case for the same."""
+        name = f"case-{os.urandom(6).hex()}"
+        os.close(self.create(name))
+        try:
+            return self.stat(name.upper()) is not None
+        finally:
+            self.remove(name)
+
+    def full(self, path: str) -> str:
+        """Return a path below this directory as messages show it."""
+        return os.path.join(self.path, path)
+
+    @contextmanager
+    def parent(self, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the directory that the path lies in, and yield its descriptor and the last segment."""
+        head, _, name = path.rpartition("/")
+        if not head:
+            yield self.descriptor, name
+            return
+        with self._lock:
+            cached = self._cache.get(head)
+        if cached is not None:
+            yield cached, name
+            return
+        descriptor = self._walk(self.descriptor, head.split("/"), create=create)
+        if self._remember(head, descriptor):
+            yield descriptor, name
+            return
+        try:
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
+
+    def _remember(self, path: str, descriptor: int) -> bool:
+        with self._lock:
+            if path in self._cache or len(self._cache) >= _CACHED_DESCRIPTORS:
+                return False
+            self._cache[path] = descriptor
+            return True
+
+    def _forget(self, path: str) -> None:
+        with self._lock:
+            gone = [head for head in self._cache if head == path or head.startswith(path + "/")]
+            for head in gone:
+                os.close(self._cache.pop(head))
+
+    @staticmethod
+    def _walk(descriptor: int, segments: list[str], *, create: bool) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        current = os.dup(descriptor)
+        for segment in segments:
+            try:
+                try:
+                    following = os.open(segment, flags, dir_fd=current)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    _make_directory(segment, current)
+                    following = os.open(segment, flags, dir_fd=current)
+            finally:
+                os.close(current)
+            current = following
+        return current
+
+
+def _make_directory(name: str, parent: int) -> None:
+    try:
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+    except FileExistsError:
+        return  # another thread was faster
+
+
+def _remove_tree(parent: int, name: str) -> None:
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        for inner in os.listdir(descriptor):
+            _remove_tree(descriptor, inner)
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=parent)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
+    """Write all of the data, at the offset or where the descriptor stands, however often the kernel takes less."""
+    view = memoryview(data)
+    while view:
+        written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        if offset is not None:
+            offset += written
+
+
+@contextmanager
+def refusals(path: str) -> Iterator[None]:
+    """Turn what the kernel refuses at a path into a sentence of ours, with its exit code."""
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(error, path) from error
+
+
+def _refusal(error: OSError, path: str) -> DataFetchError | OSError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InsufficientSpaceError(
+            f"the volume is full: {os.strerror(error.errno)} at {path!r}, {_free(path)} free; "
+            "grow the volume or free some space, and run again: what was fetched is kept"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return TargetNotWritableError(f"cannot write {path!r}: {os.strerror(error.errno)}; {_ownership(path)}")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
+        return TargetOccupiedError(
+            f"{path!r} cannot be written: a link, file or directory that is not ours lies in its way; "
+            "move it away or choose another path"
+        )
+    if error.errno in (errno.ENOENT, errno.EEXIST):
+        return error
+    return InternalError(f"cannot write {path!r}: {error.strerror or error}; the volume may be faulty")
+
+
+def _free(path: str) -> str:
+    try:
+        status = os.statvfs(os.path.dirname(path) or ".")
+    except OSError:
+        return "an unknown number of bytes"
+    return format_bytes(status.f_bavail * status.f_frsize)
+
+
+def _ownership(path: str) -> str:
+    """Say who may write the nearest existing directory, and which field changes that."""
+    while path and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    try:
+        status = os.lstat(path or ".")
+    except OSError:
+        return "the directory cannot be looked at"
+    return (
+        f"{path or '.'!r} belongs to {status.st_uid}:{status.st_gid} with mode {stat.S_IMODE(status.st_mode):04o} "
+        f"and we run as {os.geteuid()}:{os.getegid()}; make the volume writable, or in Kubernetes set "
+        "spec.job.podSecurityContext (fsGroup or runAsUser)"
+    )
