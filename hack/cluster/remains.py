@@ -14,6 +14,7 @@ CGROUP = "datafetch"
 CNI_NETWORK = "datafetch"
 
 _CNI_RESULTS = Path("/var/lib/cni/results")
+_DEVICE_PLUGINS_SOCKET = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 _CONTAINER_LOG_LINKS = Path("/var/log/containers")
 
 
@@ -33,15 +34,26 @@ def remove() -> None:
     processes.kill_container_shims(paths.RUNTIME / "containerd.sock")
     for hierarchy in _hierarchies():
         _remove_cgroup(hierarchy / CGROUP)
+    _remove_strays()
     for folder in (paths.RUNTIME, paths.state()):
         _unmount_below(folder)
         if folder.exists():
             _delete(folder)
-    for result in _CNI_RESULTS.glob(f"{CNI_NETWORK}-*"):
+
+
+def _remove_strays() -> None:
+    """Remove what containerd, kubelet and CNI put into folders of the machine that no flag moves."""
+    for result in _CNI_RESULTS.glob(f"{CNI_NETWORK}-*-eth0"):
+        sandbox = result.name.removeprefix(f"{CNI_NETWORK}-").removesuffix("-eth0")
+        (_CNI_RESULTS / f"cni-loopback-{sandbox}-lo").unlink(missing_ok=True)
         result.unlink()
+    for address in paths.RUNTIME.glob("containerd/io.containerd.runtime.v2.task/k8s.io/*/address"):
+        Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)
     for link in _CONTAINER_LOG_LINKS.glob("*.log"):
         if link.is_symlink() and link.readlink().is_relative_to(paths.state()):
             link.unlink()
+    if paths.RUNTIME.exists():
+        _DEVICE_PLUGINS_SOCKET.unlink(missing_ok=True)
 
 
 def _hierarchies() -> list[Path]:
