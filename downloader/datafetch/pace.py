@@ -81,8 +81,8 @@ def wait_before_retry(
 ) -> float | None:
     """Return the seconds to wait before a range is asked for again, or None where that is useless by now.
 
-    `tries` counts those that brought no byte. The wait grows exponentially, with jitter over its upper half, and is never
-    shorter than what the server asked for (RFC 9110, Retry-After).
+    `tries` counts those that brought no byte. The wait grows exponentially, with jitter over its upper half, and is
+    never shorter than what the server asked for (RFC 9110, Retry-After).
     """
     if not isinstance(error, SourceUnavailableError) or tries >= MAX_TRIES:
         return None

@@ -101,7 +101,7 @@ class Directory:
             try:
                 copy = target.create(target_path)
                 try:
-                    while os.sendfile(copy, source, None, 1 << 30):  # type: ignore[arg-type]  # None: from the position
+                    while os.sendfile(copy, source, None, 1 << 30):
                         continue
                 finally:
                     os.close(copy)

@@ -102,8 +102,9 @@ class TargetLock:
 
     def acquire(self, cancel: threading.Event, waiting: Callable[[str], None]) -> None:
         """Wait for the lock; `waiting` is told for whom. Raises InterruptedByRequestError when cancelled."""
+        self._state.make(EPOCHS)
         seen: bytes | None = None
-        since = self._clock()
+        since, last_epoch = self._clock(), self._last_epoch()
         while True:
             content = self._state.read(LOCK)
             if content is None:
@@ -112,9 +113,11 @@ class TargetLock:
                 continue
             holder = Holder.from_bytes(content)
             if content != seen:
-                seen, since = content, self._clock()
+                # The epoch to win is the one after the last that there was when the counter was seen to stand: of
+                # many that see it stand still, one makes that directory, and the others begin to watch again.
+                seen, since, last_epoch = content, self._clock(), self._last_epoch()
             if (holder is not None and holder.is_dead) or self._clock() - since >= self._still_seconds:
-                if self._take_over():
+                if self._begin(last_epoch + 1):
                     return
                 seen = None
                 continue
@@ -143,7 +146,8 @@ class TargetLock:
             self._state.remove(LOCK)
 
     def _take_free(self) -> bool:
-        """Create the lock's file, which only one of many can; then our epoch."""
+        """Create the lock's file, which only one of many can; then our epoch, unless a takeover was faster."""
+        epoch = self._last_epoch() + 1
         temporary = f"{LOCK}.{self._holder.token}"
         self._state.write_atomically(temporary, iter([self._holder.to_bytes()]))
         try:
@@ -151,7 +155,7 @@ class TargetLock:
                 return False
         finally:
             self._state.remove(temporary)
-        return self._begin()
+        return self._begin(epoch)
 
     def _link_exclusively(self, temporary: str) -> bool:
         try:
@@ -173,14 +177,11 @@ class TargetLock:
             file.write(self._holder.to_bytes())
         return True
 
-    def _take_over(self) -> bool:
-        return self._begin()
+    def _last_epoch(self) -> int:
+        return max((int(name) for name in self._state.names(EPOCHS) if name.isdigit()), default=0)
 
-    def _begin(self) -> bool:
+    def _begin(self, epoch: int) -> bool:
         """Win an epoch by mkdir, write ourselves into the lock and keep it fresh."""
-        self._state.make(EPOCHS)
-        epochs = [int(name) for name in self._state.names(EPOCHS) if name.isdigit()]
-        epoch = max(epochs, default=0) + 1
         if not self._state.make(f"{EPOCHS}/{epoch}"):
             return False
         self.epoch = epoch

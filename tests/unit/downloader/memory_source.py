@@ -1,4 +1,4 @@
-"""A source that serves objects from memory, with the faults that a test asks for. The real ones have component tests."""
+"""A source that serves objects from memory, with the faults that a test asks for. Real ones have component tests."""
 
 import threading
 import time

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from datafetch.engine import PART_BYTES
 from datafetch.errors import (
     InsufficientSpaceError,
@@ -16,7 +17,6 @@ from datafetch.errors import (
     UnsafePathError,
 )
 from datafetch_api.report import Stage
-
 from unit.downloader.memory_source import Fetch, MemoryBucket, MemoryObject, in_place, managed, wait_until
 from unit.downloader.tree import tree
 
@@ -261,7 +261,11 @@ def test_two_fetches_of_one_target_take_turns(tmp_path: Path) -> None:
     content = {"big.bin": big(16)}
     bucket = MemoryBucket.of(content)
     gate = threading.Event()
-    bucket.before_read = lambda key, position: gate.wait(10) and None
+
+    def hold(key: str, position: int) -> None:
+        gate.wait(10)
+
+    bucket.before_read = hold
     first, second = (Fetch(bucket, managed(str(tmp_path))) for _ in range(2))
     threads = [threading.Thread(target=fetch.run) for fetch in (first, second)]
     threads[0].start()
