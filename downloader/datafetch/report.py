@@ -1,0 +1,93 @@
+"""The last word of a run: its result, as the container's termination message and as JSON on stdout.
+
+Builds the result from an outcome or an error; never fails because of a place that cannot be written.
+"""
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from datafetch.errors import DataFetchError
+from datafetch.logs import redacted, single_line
+from datafetch.progress import ProgressTracker
+from datafetch_api.exit_codes import ExitCode
+from datafetch_api.quantities import format_bytes
+from datafetch_api.report import TERMINATION_MESSAGE_BYTES, Failure, Result, to_termination_message
+
+if TYPE_CHECKING:
+    from datafetch.engine import FetchOutcome
+
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+"""Where kubelet reads a container's termination message, unless the pod says otherwise."""
+logger = logging.getLogger(__name__)
+
+
+def success(outcome: "FetchOutcome", tracker: ProgressTracker, spec_hash: str | None) -> Result:
+    """Return the result of a run that ended with everything in place."""
+    return Result(
+        exit_code=ExitCode.COMPLETED,
+        total_files=outcome.files,
+        completed_files=outcome.files,
+        total_bytes=outcome.bytes,
+        completed_bytes=outcome.bytes,
+        reused_bytes=outcome.reused_bytes,
+        manifest_digest=outcome.manifest_digest,
+        revision=outcome.revision,
+        publication=outcome.publication,
+        spec_hash=spec_hash,
+        duration_seconds=round(tracker.elapsed),
+        sources=outcome.sources,
+    )
+
+
+def failure(error: DataFetchError, tracker: ProgressTracker, spec_hash: str | None = None) -> Result:
+    """Return the result of a run that ended with an error, with what had been done until then."""
+    progress = tracker.snapshot()
+    return Result(
+        exit_code=error.code,
+        failure=_printable(error.to_failure()),
+        total_files=progress.total_files,
+        completed_files=progress.completed_files,
+        total_bytes=progress.total_bytes,
+        completed_bytes=progress.completed_bytes,
+        reused_bytes=progress.reused_bytes,
+        spec_hash=spec_hash,
+        duration_seconds=round(tracker.elapsed),
+        sources=tracker.sources,
+    )
+
+
+def _printable(failure: Failure) -> Failure:
+    """Return the failure without control characters and without what may be secret in URLs."""
+    return failure.model_copy(
+        update={
+            "message": single_line(redacted(failure.message)),
+            "source": failure.source and single_line(redacted(failure.source)),
+            "key": failure.key and single_line(redacted(failure.key)),
+        }
+    )
+
+
+def summary(outcome: "FetchOutcome", seconds: float, directory: str) -> str:
+    """Return one sentence for people about what was fetched."""
+    fetched = outcome.bytes - outcome.reused_bytes
+    files = "1 file" if outcome.files == 1 else f"{outcome.files:,} files"
+    if outcome.files and not fetched and outcome.bytes:
+        return f"{files}, {format_bytes(outcome.bytes)}, were all there already in {directory}"
+    speed = f" ({format_bytes(int(fetched / seconds))}/s)" if seconds >= 1 else ""
+    reused = f"; {format_bytes(outcome.reused_bytes)} of it was there already" if outcome.reused_bytes else ""
+    return f"{files}, {format_bytes(outcome.bytes)}, in {directory} after {seconds:.1f} s{speed}{reused}"
+
+
+def write_termination_message(result: Result, path: str | None, limit: int = TERMINATION_MESSAGE_BYTES) -> None:
+    """Write the result where kubelet reads it: to `path`, or to the default place where there is one.
+
+    A place that cannot be written is a warning, never a failure: the exit code says the most important thing.
+    """
+    if path is None and not os.access(DEFAULT_TERMINATION_LOG, os.W_OK):
+        return
+    try:
+        with open(path or DEFAULT_TERMINATION_LOG, "w", encoding="utf-8") as file:
+            file.write(to_termination_message(result, limit))
+    except OSError as error:
+        logger.warning("cannot write the termination message to %s: %s", path, error.strerror)
