@@ -28,3 +28,77 @@ lock: ## Lock the dependencies again, by hash and without registry addresses (ne
 	    --generate-hashes --no-emit-index-url --no-header -o requirements/$$extra.txt; done
 	uv pip compile -q --group dev --python-version 3.11 --universal -c requirements/operator.txt \
 	  -c requirements/downloader.txt --generate-hashes --no-emit-index-url --no-header -o requirements/dev.txt
+
+.PHONY: generate
+generate: .venv-operator/.ready ## CRDs, the chart's copy and the reference pages, from the models
+	$(OPERATOR)/python hack/generate
+
+.PHONY: format
+format: .venv-downloader/.ready ## Format the code
+	$(DOWNLOADER)/ruff format .
+	$(DOWNLOADER)/ruff check --fix .
+
+##@ Tests
+.PHONY: test
+test: lint unit component crd e2e ## Everything below, in this order: what is fast and breaks first comes first
+
+.PHONY: lint
+lint: venvs ## ruff, mypy in both environments, import rules, generated files, repeated code
+	$(DOWNLOADER)/ruff check .
+	$(DOWNLOADER)/ruff format --check .
+	$(DOWNLOADER)/mypy $(MYPY_DOWNLOADER)
+	$(OPERATOR)/mypy $(MYPY_OPERATOR)
+	$(DOWNLOADER)/lint-imports --no-cache
+	$(OPERATOR)/python hack/generate --check
+
+MYPY_DOWNLOADER := crds/datafetch_api downloader/datafetch tests/servers tests/unit/downloader tests/component bench
+MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/images hack/storage hack/demo \
+  tests/unit/api tests/unit/operator tests/unit/chart tests/crd tests/e2e
+
+.PHONY: unit
+unit: venvs ## Pure and fast
+	$(DOWNLOADER)/python -m pytest tests/unit/downloader
+	$(OPERATOR)/python -m pytest tests/unit/api tests/unit/operator tests/unit/chart
+
+.PHONY: component
+component: .venv-downloader/.ready storage-servers ## The downloader against real S3, GCS and Azure servers and a fake Hub
+	$(DOWNLOADER)/python -m pytest tests/servers tests/component
+
+.PHONY: crd
+crd: .venv-operator/.ready cluster-up ## The CRD against a real API server
+	$(OPERATOR)/python -m pytest tests/crd
+
+.PHONY: e2e
+e2e: .venv-operator/.ready cluster-up images-load storage-servers ## The whole path on a real cluster
+	$(OPERATOR)/python -m pytest tests/e2e
+
+##@ Cluster
+.PHONY: cluster-up
+cluster-up: ## A Kubernetes: kind where Docker runs, else one of processes; DATAFETCH_CLUSTER=existing takes KUBECONFIG's
+	$(PYTHON) hack/cluster up
+
+.PHONY: cluster-down
+cluster-down: ## End the cluster and all its processes; caches stay
+	$(PYTHON) hack/cluster down
+
+.PHONY: images
+images: ## Build both images and report their sizes
+	$(PYTHON) hack/images build
+	$(PYTHON) hack/images sizes
+
+.PHONY: images-load
+images-load: images cluster-up ## Build both images and load them into the cluster
+	$(PYTHON) hack/images load
+
+.PHONY: storage-servers
+storage-servers: ## Install the storage servers of tests and demo into the cache
+	$(PYTHON) hack/storage install
+
+.PHONY: demo
+demo: ## The main job, done for real: cluster, storage, chart, a fetch, and a pod that checks what it got
+	$(PYTHON) hack/demo
+
+##@ Measure
+.PHONY: bench-startup
+bench-startup: .venv-downloader/.ready ## Start-up times of the command
+	$(DOWNLOADER)/python bench/startup.py

@@ -43,9 +43,12 @@ def test_a_living_holder_is_waited_for(state: Directory) -> None:
     told: list[str] = []
     cancel = threading.Event()
     second = TargetLock(state, still_seconds=1.0, heartbeat_seconds=0.1)
-    waiter = threading.Thread(
-        target=lambda: pytest.raises(InterruptedByRequestError, second.acquire, cancel, told.append)
-    )
+
+    def wait() -> None:
+        with pytest.raises(InterruptedByRequestError):
+            second.acquire(cancel, told.append)
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     time.sleep(2.5)
     assert second.epoch == 0
