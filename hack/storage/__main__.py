@@ -21,7 +21,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # started as `python3 hack/storage`: make the package importable by its name
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from storage import fill, install, servers  # noqa: E402 (the path is set above)
+from storage import fill, install, servers
 
 
 def main() -> int:

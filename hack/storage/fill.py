@@ -169,7 +169,7 @@ class S3:
         return self._http.send(method, target, signed, content, accept)
 
     def _authorization(self, method: str, path: str, query: str, headers: Mapping[str, str], now: datetime) -> str:
-        """https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html"""
+        """Sign by https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html ."""
         names = sorted(headers)
         lines = [f"{name}:{headers[name]}" for name in names]
         canonical = [method, path, query, *lines, "", ";".join(names), headers["x-amz-content-sha256"]]
@@ -257,7 +257,7 @@ class Azure:
         return self._http.send(method, target, sent, content, accept)
 
     def _authorization(self, method: str, path: str, query: str, headers: Mapping[str, str], size: int) -> str:
-        """https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key"""
+        """Sign by https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key ."""
         length = str(size) if size else ""
         standard = [
             method,
@@ -311,9 +311,7 @@ class _Connections:
         said = answer.body[:500].decode(errors="replace")
         raise FillError(f"{method} {self.authority}{target} was answered with {status}: {said}")
 
-    def _exchange(
-        self, method: str, target: str, headers: Mapping[str, str], content: Content
-    ) -> tuple[_Answer, int]:
+    def _exchange(self, method: str, target: str, headers: Mapping[str, str], content: Content) -> tuple[_Answer, int]:
         connection = self._connection()
         sent = {**headers, "content-length": str(_size(content))}
         if isinstance(content, Path):

@@ -29,7 +29,7 @@ AZURE_PORT = 11000
 
 # Well-known development values, like azurite's own account: they protect nothing and are meant to be printed.
 S3_ACCESS_KEY = "datafetch"
-S3_SECRET_KEY = "datafetch-development"
+S3_SECRET_KEY = "datafetch-development"  # noqa: S105 (see above)
 S3_REGION = "us-east-1"
 GCS_PROJECT = "datafetch"
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -189,9 +189,7 @@ def client_environment(addresses: Addresses) -> dict[str, str]:
     }
 
 
-def _start(
-    server: Server, options: Sequence[str], state: Path, url: str, environment: dict[str, str]
-) -> RunningServer:
+def _start(server: Server, options: Sequence[str], state: Path, url: str, environment: dict[str, str]) -> RunningServer:
     program = install(server)
     _require_free_port(server, url)
     log = state.resolve() / f"{server.name}.log"
@@ -218,8 +216,9 @@ def _require_free_port(server: Server, url: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            remedy = f"end what listens there (`ss -ltnp sport = :{port}`)" if taken else "name an address of this machine"
+            remedy = "name an address of this machine"
+            if error.errno == errno.EADDRINUSE:
+                remedy = f"end what listens there (`ss -ltnp sport = :{port}`)"
             raise ServerError(f"{server.name} cannot listen on {host}:{port} ({error.strerror}): {remedy}.") from None
 
 
@@ -284,9 +283,8 @@ def _record(state: Path) -> Path:
 def _refuse_move(state: Path, addresses: Addresses) -> None:
     running = [s.name for s in (VERSITYGW, FAKE_GCS_SERVER, AZURITE) if processes.find(_pid_file(state, s))]
     if running and addresses_of(state) != addresses:
-        raise ServerError(
-            f"{', '.join(running)} of {state} already listen on {addresses_of(state).host}: run `hack/storage down` first."
-        )
+        there = addresses_of(state).host
+        raise ServerError(f"{', '.join(running)} of {state} already listen on {there}: run `hack/storage down` first.")
 
 
 @contextmanager
