@@ -62,6 +62,13 @@ class ByteRange:
 class RangeReader(Protocol):
     """The bytes of one range, as they arrive."""
 
+    @property
+    def checksum_holds(self) -> bool:
+        """Whether the entry's checksum is one of the object's bytes, by what the answer says.
+
+        An S3 object encrypted with a KMS key has an ETag that looks like an MD5 and is none.
+        """
+
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer from its start and return how many bytes arrived: 0 only at the end of the range.
 

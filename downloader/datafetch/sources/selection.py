@@ -1,0 +1,141 @@
+"""Which objects of a bucket a config's selections take, and where each lands. Pure, over two functions of the provider.
+
+One listing serves every selection: an object is listed once however many selections take it, and yielded once for each
+path that it lands at.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from datafetch.errors import SourceNotFoundError
+from datafetch.globs import Globs, common_prefix, is_literal, matches
+from datafetch.sources import Entry
+from datafetch_api.config import Selection
+
+Find = Callable[[str], Entry | None]
+"""Returns the object of exactly that key, its `path` left empty, or None."""
+Scan = Callable[[str], Iterable[Entry]]
+"""Yields every object whose key begins with a prefix, their `path` left empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A selection that takes what lies below a prefix."""
+
+    selection: Selection
+    prefix: str
+    globs: Globs
+    scanned: str
+    """What has to be listed: the prefix, longer where every glob begins alike."""
+
+
+def select(selections: Sequence[Selection], where: str, find: Find, scan: Scan) -> Iterator[Entry]:
+    """Yield the objects that the selections take, with the path where each belongs.
+
+    `where` names the bucket in messages (`bucket 'data'`). Raises SourceNotFoundError where a selection takes nothing.
+    """
+    yielded: set[tuple[str, str]] = set()
+    tasks = []
+    for selection in selections:
+        found = _find_object(selection, where, find)
+        if found is None:
+            tasks.append(_task(selection))
+            continue
+        if (found.key, found.path) not in yielded:
+            yielded.add((found.key, found.path))
+            yield found
+    matched: set[int] = set()
+    for prefix in _roots(task.scanned for task in tasks):
+        served = [(number, task) for number, task in enumerate(tasks) if task.scanned.startswith(prefix)]
+        for entry in scan(prefix):
+            for path in _landings(entry, served, matched):
+                if (entry.key, path) not in yielded:
+                    yield replace(entry, path=path)
+    for number, task in enumerate(tasks):
+        if number not in matched:
+            raise _nothing_matched(task.selection, where)
+
+
+def landing(selection: Selection, key: str) -> str:
+    """Return where one object lands: `target_path`, or below it under its own name where that is a directory."""
+    target = selection.target_path.removeprefix("./")
+    if target in ("", ".") or target.endswith("/"):
+        return ("" if target == "." else target) + key.rpartition("/")[2]
+    return target
+
+
+def literal_names(selection: Selection) -> list[str]:
+    """Return the patterns of a selection that name exactly one path each."""
+    return [pattern.removeprefix("./") for pattern in selection.patterns if is_literal(pattern)]
+
+
+def below(selection: Selection, relative: str) -> str:
+    """Return where an object lands by its key relative to the selection's prefix."""
+    target = selection.target_path.removeprefix("./").rstrip("/")
+    return f"{target}/{relative}" if target not in ("", ".") else relative
+
+
+def is_directory_marker(key: str, size: int) -> bool:
+    """Return whether an object only stands for a directory, as consoles and file system bridges make them."""
+    return size == 0 and key.endswith("/")
+
+
+def _find_object(selection: Selection, where: str, find: Find) -> Entry | None:
+    match = selection.effective_match
+    if match == "prefix" or selection.path == ".":
+        return None
+    key = selection.path.removeprefix("./")
+    entry = find(key)
+    if entry is not None:
+        return replace(entry, path=landing(selection, key))
+    if match == "object":
+        raise SourceNotFoundError(
+            f"{where} has no object {key!r}; check the path, or end it with '/' where it is a prefix", key=key
+        )
+    return None
+
+
+def _task(selection: Selection) -> _Task:
+    prefix = selection.prefix
+    globs = Globs(selection.patterns, selection.exclude)
+    return _Task(selection, prefix, globs, prefix + common_prefix(selection.patterns))
+
+
+def _roots(prefixes: Iterable[str]) -> Iterator[str]:
+    """Yield the prefixes that lie below no other one: what they hold is listed once."""
+    last = None
+    for prefix in sorted(set(prefixes)):
+        if last is None or not prefix.startswith(last):
+            last = prefix
+            yield prefix
+
+
+def _landings(entry: Entry, tasks: Iterable[tuple[int, _Task]], matched: set[int]) -> Iterable[str]:
+    if is_directory_marker(entry.key, entry.size or 0):
+        return ()
+    paths: dict[str, None] = {}
+    for number, task in tasks:
+        relative = entry.key.removeprefix(task.prefix)
+        if entry.key.startswith(task.prefix) and relative and task.globs.takes(relative):
+            matched.add(number)
+            paths[below(task.selection, relative)] = None
+    return paths
+
+
+def _nothing_matched(selection: Selection, where: str) -> SourceNotFoundError:
+    place = f"below {selection.prefix!r}" if selection.prefix else "at all"
+    if not (selection.patterns or selection.exclude):
+        also = f" and no object {selection.path!r}" if selection.effective_match == "auto" else ""
+        return SourceNotFoundError(f"{where} has nothing {place}{also}; check the path", key=selection.path)
+    globs = ", ".join(map(repr, selection.patterns)) or "anything"
+    without = f", {', '.join(map(repr, selection.exclude))} left out" if selection.exclude else ""
+    return SourceNotFoundError(f"{where} has nothing {place} that matches {globs}{without}; check the globs")
+
+
+def missing_literals(selection: Selection, paths: Iterable[str]) -> list[str]:
+    """Return the names that a selection spells out and that are not among the paths, relative to its prefix."""
+    missing = dict.fromkeys(literal_names(selection))
+    for path in paths:
+        for name in [name for name in missing if matches(name, path)]:
+            del missing[name]
+    return list(missing)

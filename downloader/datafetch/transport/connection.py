@@ -1,0 +1,276 @@
+"""One HTTP/1.1 connection: a request out, a head and a body in, the body's bytes straight into the caller's buffer.
+
+Knows sockets and framing (RFC 9112), nothing of sources: raises OSError, TimeoutError and ProtocolError. Who owns which
+connection is `pool`'s business, what an answer means is `client`'s.
+"""
+
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_BUFFER_BYTES = 32 * 1024
+"""Holds a head and, in the same system call, the whole of a small object; a longer head is refused."""
+_TICK_SECONDS = 1.0
+"""How long one receive waits for a full buffer before it hands over what has come."""
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+_NO_BODY = frozenset({204, 304})
+
+
+class ProtocolError(Exception):
+    """The server's answer is not HTTP/1.1 as RFC 9112 has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status line and headers; header names in lower case, repeated ones joined by commas."""
+
+    status: int
+    reason: str
+    headers: dict[str, str]
+    keep_alive: bool
+
+
+def render_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """Return a request's head. Raises ValueError where a value holds control characters."""
+    lines = [f"{method} {target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    for line in lines:
+        if _UNSAFE.search(line):
+            raise ValueError(f"control character in the request's {line.partition(':')[0]!r}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "strict")
+
+
+class Connection:
+    """One connection, used by one thread at a time. `silence` is the seconds that the peer may stay silent."""
+
+    def __init__(self, sock: socket.socket, silence: float) -> None:
+        self.reused = False
+        """Whether it has carried a request before: the server may have closed it since."""
+        self.answered = False
+        """Whether a byte of the present answer has arrived."""
+        self._socket = sock
+        self._silence = silence
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._start = 0
+        self._end = 0
+        self._encrypted = isinstance(sock, ssl.SSLSocket)
+        if self._encrypted:
+            sock.settimeout(silence)
+            return
+        # A socket with a Python timeout is polled before every receive; with the kernel's own it is not.
+        sock.settimeout(None)
+        tick = min(_TICK_SECONDS, silence)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(tick))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(silence))
+        self._most_ticks = max(1, round(silence / tick))
+
+    def send(self, head: bytes) -> None:
+        """Send a request's head; no request of ours has a body."""
+        self.answered = False
+        self._start = self._end = 0
+        try:
+            self._socket.sendall(head)
+        except BlockingIOError:
+            raise TimeoutError from None
+
+    def read_head(self) -> Head:
+        """Return the answer's head, interim answers (1xx) left out."""
+        while True:
+            head = _parse_head(self._read_until_blank_line())
+            if head.status >= 200:
+                return head
+
+    def receive(self, view: memoryview) -> int:
+        """Fill `view` from its start with what comes next; return how many bytes, 0 where the peer has closed."""
+        waiting = self._end - self._start
+        if not waiting:
+            return self._receive(view, socket.MSG_WAITALL)
+        count = min(waiting, len(view))
+        view[:count] = self._buffer[self._start : self._start + count]
+        self._start += count
+        return count
+
+    def read_line(self) -> bytes:
+        """Return the next line without its end."""
+        line = self._take_through(b"\r\n")
+        return line[:-2]
+
+    def abort(self) -> None:
+        """Wake up a thread that waits for this connection; the owner closes it."""
+        try:
+            # The method of SSLSocket drops the TLS state under the feet of the thread that uses it.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def detach(self) -> socket.socket:
+        """Return the socket, for TLS inside a tunnel. Raises ProtocolError where bytes of it were read already."""
+        if self._start != self._end:
+            raise ProtocolError("the proxy sent data before the TLS handshake")
+        return self._socket
+
+    def _read_until_blank_line(self) -> bytes:
+        # Bytes after the head are rare only where the body is long: they stay in the buffer.
+        return self._take_through(b"\r\n\r\n")
+
+    def _take_through(self, mark: bytes) -> bytes:
+        base = self._buffer.obj
+        if not isinstance(base, bytearray):
+            raise TypeError("the buffer is a bytearray")
+        searched = self._start
+        while True:
+            found = base.find(mark, searched, self._end)
+            if found >= 0:
+                taken = bytes(self._buffer[self._start : found + len(mark)])
+                self._start = found + len(mark)
+                return taken
+            searched = max(self._start, self._end - len(mark) + 1)
+            searched -= self._make_room()
+            count = self._receive(self._buffer[self._end :], 0)
+            if not count:
+                raise ConnectionResetError("the server closed the connection before it had answered")
+            self.answered = True
+            self._end += count
+
+    def _make_room(self) -> int:
+        """Move what waits to the buffer's front where its end is reached; return by how far."""
+        if self._end < len(self._buffer):
+            return 0
+        moved = self._start
+        if not moved:
+            raise ProtocolError(f"a head or line of more than {_BUFFER_BYTES} bytes")
+        waiting = self._end - moved
+        self._buffer[:waiting] = bytes(self._buffer[moved : self._end])
+        self._start, self._end = 0, waiting
+        return moved
+
+    def _receive(self, view: memoryview, flags: int) -> int:
+        if self._encrypted:
+            return self._socket.recv_into(view)
+        for _ in range(self._most_ticks):
+            try:
+                return self._socket.recv_into(view, 0, flags)
+            except BlockingIOError:
+                continue
+        raise TimeoutError
+
+
+class Body:
+    """The body of one answer. `method` is the request's."""
+
+    def __init__(self, connection: Connection, head: Head, method: str) -> None:
+        self._connection = connection
+        self._chunked = False
+        self.remaining: int | None = 0
+        """Bytes that are still to come; None where only the end of the body will tell."""
+        if method == "HEAD" or head.status in _NO_BODY:
+            return
+        encoding = head.headers.get("transfer-encoding", "").lower()
+        if encoding not in ("", "identity", "chunked"):
+            raise ProtocolError(f"unknown transfer encoding {encoding!r}")
+        self._chunked = encoding == "chunked"
+        self.remaining = None if self._chunked else _content_length(head.headers)
+        self._chunk = 0
+        self._first_chunk = True
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the whole body that are still to come, where the head told."""
+        return self.remaining
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the body was read to its end, so that the connection may carry another request."""
+        return self.remaining == 0
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill `view` from its start; return how many bytes, 0 at the end of the body.
+
+        Raises ConnectionResetError where the connection ends before the body.
+        """
+        if self._chunked:
+            return self._read_chunk(view)
+        if self.remaining is None:
+            return self._read_to_close(view)
+        if not self.remaining:
+            return 0
+        if len(view) > self.remaining:
+            view = view[: self.remaining]
+        count = self._receive(view)
+        self.remaining -= count
+        return count
+
+    def _receive(self, view: memoryview) -> int:
+        count = self._connection.receive(view)
+        if not count:
+            raise ConnectionResetError("the connection ended in the middle of the body")
+        return count
+
+    def _read_to_close(self, view: memoryview) -> int:
+        return self._connection.receive(view)
+
+    def _read_chunk(self, view: memoryview) -> int:
+        if self.remaining == 0:
+            return 0
+        if not self._chunk:
+            self._begin_chunk()
+            if self.remaining == 0:
+                return 0
+        count = self._receive(view[: self._chunk] if len(view) > self._chunk else view)
+        self._chunk -= count
+        return count
+
+    def _begin_chunk(self) -> None:
+        if not self._first_chunk and self._connection.read_line():
+            raise ProtocolError("a chunk is longer than it said")
+        self._first_chunk = False
+        size = self._connection.read_line().partition(b";")[0].strip()
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", size):
+            raise ProtocolError("a chunk has no size")
+        self._chunk = int(size, 16)
+        if self._chunk:
+            return
+        while self._connection.read_line():
+            continue
+        self.remaining = 0
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
+
+
+def _parse_head(data: bytes) -> Head:
+    lines = data[:-4].decode("latin-1").split("\r\n")
+    match = re.fullmatch(r"HTTP/1\.([01]) (\d{3})(?: (.*))?", lines[0])
+    if match is None:
+        raise ProtocolError("the answer does not begin with an HTTP/1.1 status line")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or name != name.strip():
+            raise ProtocolError("a header line has no name")
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    connection = headers.get("connection", "").lower()
+    keep_alive = "close" not in connection and (match[1] == "1" or "keep-alive" in connection)
+    return Head(int(match[2]), match[3] or "", headers, keep_alive)
+
+
+def _content_length(headers: Mapping[str, str]) -> int | None:
+    given = headers.get("content-length")
+    if given is None:
+        return None
+    values = {value.strip() for value in given.split(",")}
+    value = values.pop()
+    # Two different lengths are how a proxy and a client come to disagree on where an answer ends (RFC 9112, 6.3).
+    if values or not re.fullmatch(r"\d{1,18}", value, re.ASCII):
+        raise ProtocolError("the answer's Content-Length is no number")
+    return int(value)
