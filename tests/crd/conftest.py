@@ -23,6 +23,11 @@ def _cluster(command: str) -> str:
     return done.stdout.strip()
 
 
+def tool(name: str) -> Path:
+    """Return the path of kubectl or helm, of the version that the cluster's tooling pins."""
+    return Path(_cluster("bin")) / name
+
+
 @pytest.fixture(scope="session")
 def kubeconfig() -> str:
     return _cluster("kubeconfig")
@@ -30,7 +35,7 @@ def kubeconfig() -> str:
 
 @pytest.fixture(scope="session")
 def kubectl(kubeconfig: str) -> Kubectl:
-    binary = str(Path(_cluster("bin")) / "kubectl")
+    binary = str(tool("kubectl"))
 
     def run(*arguments: str, stdin: str = "") -> str:
         command = [binary, "--kubeconfig", kubeconfig, *arguments]
