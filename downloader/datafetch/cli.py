@@ -27,50 +27,72 @@ _PROGRESS = ("auto", "bar", "json", "none")
 _MOST_WORKERS = 1024
 
 _DESCRIPTION = """\
-Brings data from S3, Google Cloud Storage, Azure Blob Storage, the Hugging Face Hub and HTTP to a directory:
-every file whole and verified or not there at all, resumed where it was interrupted."""
+Brings data from S3, Google Cloud Storage, Azure Blob Storage, the Hugging Face
+Hub and HTTP to a directory: every file whole and verified or not there at all,
+resumed where it was interrupted."""
 _EPILOG = """\
 examples:
   datafetch get hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 ./tinyllama
   datafetch run config.yaml
   datafetch run datafetch.yaml --target-dir ./data
 
-`datafetch COMMAND --help` explains a command. Exit codes: 0 done, 2 bad config or command line, 10 credentials
-rejected, 11 source not found, 13 no space, 14 source unavailable; all of them are in docs/commands.md."""
+`datafetch COMMAND --help` explains a command.
+
+exit codes:
+  0 done                      15 stalled
+  2 bad config or command     16 target not writable
+ 10 credentials rejected      17 source changed
+ 11 source not found          18 unsafe path
+ 12 integrity mismatch        19 target occupied
+ 13 not enough space          70 a defect in datafetch
+ 14 source unavailable       143 stopped by a signal; run it again to resume"""
 _RUN_DESCRIPTION = """\
-Fetch what a config names. CONFIG is a YAML file with download_root and download_items, or a DataFetch resource
-(then --target-dir says where its data goes). Run it again and it fetches only what is missing or has changed."""
+Fetch what a config names. CONFIG is a YAML file with download_root and
+download_items, or a DataFetch resource (then --target-dir says where its data
+goes). Run it again and it fetches only what is missing or has changed."""
 _RUN_EPILOG = """\
 examples:
   datafetch run config.yaml
   datafetch run config.yaml --max-workers 32 --log-level DEBUG
   datafetch run datafetch.yaml --target-dir ./data --secrets-dir ./secrets
-  generate-config | datafetch run - --json | tail -n 1
+  generate-config | datafetch run - --progress none --json
 
 a config:
   download_root: ./data
   download_items:
-    - type: s3
+    - type: s3                  # or gcs, azure-blob, hf, http
       name: corpus
       items:
         - bucket: training
           items:
-            - {path: corpus/v3, glob: "**/*.parquet", target_path: corpus}"""
+            - path: corpus/v3
+              glob: "**/*.parquet"
+              target_path: corpus
+
+Every key is explained in docs/config.md."""
 _GET_DESCRIPTION = """\
-Fetch one source into the directory DEST. A URI that ends at a slash is everything below it; without the slash
-it is that object, and if there is none, everything below it."""
+Fetch one source into the directory DEST. A URI that ends at a slash is
+everything below it; without the slash it is that object, and if there is none,
+everything below it."""
 _GET_EPILOG = """\
 sources:
-  s3://BUCKET/PREFIX/    gs://BUCKET/PREFIX/    az://CONTAINER/PREFIX/    https://HOST/FILE
+  s3://BUCKET/PREFIX/      Amazon S3; with --endpoint-url any compatible server
+  gs://BUCKET/PREFIX/      Google Cloud Storage
+  az://CONTAINER/PREFIX/   Azure Blob Storage
   hf://[datasets/|spaces/]ORG/NAME[@REVISION][/PATH]
+                           the Hugging Face Hub
+  https://HOST/FILE        one file
 
 examples:
-  datafetch get hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 ./tinyllama --exclude '*.bin'
-  datafetch get s3://training/corpus/v3/ ./corpus --include '**/*.parquet' --endpoint-url https://minio.example.com
-  datafetch get gs://gcp-public-data-landsat/index.csv.gz . --anonymous
+  datafetch get hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 ./tinyllama
+  datafetch get hf://datasets/ORG/NAME@v2/train/ ./train --exclude '*.csv'
+  datafetch get s3://training/corpus/v3/ ./corpus --include '**/*.parquet'
+  datafetch get s3://data/file.bin . --endpoint-url http://localhost:9000
+  datafetch get gs://BUCKET/index.csv.gz . --anonymous
 
-Credentials come from where each SDK looks for them: the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS,
-AZURE_STORAGE_CONNECTION_STRING, HF_TOKEN), its own files, or the machine's identity."""
+Credentials come from where each SDK looks for them: the environment
+(AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN,
+AZURE_STORAGE_CONNECTION_STRING), its own files, or the machine's identity."""
 
 
 class CommandLineError(Exception):
@@ -197,7 +219,7 @@ def _add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--max-workers",
         metavar="N",
         type=_worker_count,
-        help="most requests at a time, of all sources together (default: found by measuring)",
+        help="most requests at a time, of all sources together (default: 16)",
     )
 
 
@@ -260,7 +282,7 @@ def _refuse_unknown_command(arguments: Sequence[str]) -> None:
 
 def _explain_unknown(argument: str, parser: argparse.ArgumentParser) -> str:
     if not argument.startswith("-"):
-        return f"one argument too many: {argument!r}; see '{parser.prog} --help'"
+        return f"one argument too many: {argument!r} (globs need quotes); see '{parser.prog} --help'"
     known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 - no public list
     option = argument.partition("=")[0]
     return f"{parser.prog} has no option {option!r}{_suggest(option, known)}"
@@ -310,7 +332,7 @@ def _fetch(options: argparse.Namespace, session: Session, load: Callable[[], "Do
     tracker = ProgressTracker()
     finish = Finish(options.json, options.termination_log)
     session.attach(tracker, finish, None)
-    config = load()
+    config = _with_workers(load(), options.max_workers)
     spec_hash = config.managed.spec_hash if config.managed else None
     session.attach(tracker, finish, spec_hash)
     from datafetch.engine import run_fetch
@@ -324,6 +346,14 @@ def _fetch(options: argparse.Namespace, session: Session, load: Callable[[], "Do
     directory = config.managed.path if config.managed else config.download_root or "."
     logging.getLogger(__name__).info("%s", report.summary(outcome, tracker.elapsed, directory))
     return report.success(outcome, tracker, spec_hash)
+
+
+def _with_workers(config: "DownloadConfig", workers: int | None) -> "DownloadConfig":
+    """Return the config with the number of requests that the command line asks for; it wins over the file's."""
+    if workers is None:
+        return config
+    transfer = config.transfer.model_copy(update={"max_concurrency": workers})
+    return config.model_copy(update={"transfer": transfer})
 
 
 class Display(Protocol):

@@ -35,44 +35,52 @@ class Document:
     value: Any
     node: Node
 
-    def place(self, path: Path) -> str:
-        """Return `FILE:LINE:COLUMN` of the value at a path, or of the nearest thing around it that is there.
+    def position(self, path: Path) -> tuple[int, int]:
+        """Return line and column, from 1, of the value at a path, or of the nearest thing around it that is there.
 
         For a key that is there the place is the key's.
         """
         found, mark = self.node, self.node.start_mark
         for step in path:
-            if isinstance(step, int) and isinstance(found, SequenceNode) and step < len(found.value):
-                found = found.value[step]
-                mark = found.start_mark
-                continue
-            pair = _pair(found, step)
-            if pair is None:
+            entry = _entry(found, step)
+            if entry is None:
                 break
-            mark, found = pair[0].start_mark, pair[1]
-        return f"{self.name}:{mark.line + 1}:{mark.column + 1}"
+            mark, found = entry[0].start_mark, entry[1]
+        return mark.line + 1, mark.column + 1
+
+    def place(self, path: Path) -> str:
+        """Return `FILE:LINE:COLUMN` of the value at a path."""
+        line, column = self.position(path)
+        return f"{self.name}:{line}:{column}"
 
     def text(self, path: Path) -> str | None:
         """Return a scalar as it is written in the file, or None where the path leads to something else."""
+        node = self._find(path)
+        return str(node.value) if isinstance(node, ScalarNode) else None
+
+    def is_empty_list(self, path: Path) -> bool:
+        """Say whether there is a list at the path, without entries."""
+        node = self._find(path)
+        return isinstance(node, SequenceNode) and not node.value
+
+    def _find(self, path: Path) -> Node | None:
         found = self.node
         for step in path:
-            if isinstance(step, int):
-                if not isinstance(found, SequenceNode) or step >= len(found.value):
-                    return None
-                found = found.value[step]
-                continue
-            pair = _pair(found, step)
-            if pair is None:
+            entry = _entry(found, step)
+            if entry is None:
                 return None
-            found = pair[1]
-        return str(found.value) if isinstance(found, ScalarNode) else None
+            found = entry[1]
+        return found
 
 
-def _pair(node: Node, key: str | int) -> tuple[Node, Node] | None:
-    """Return key and value node of a mapping's entry; the last one counts, as merged keys come first."""
-    if not isinstance(node, MappingNode):
-        return None
-    return next((pair for pair in reversed(node.value) if pair[0].value == str(key)), None)
+def _entry(node: Node, step: str | int) -> tuple[Node, Node] | None:
+    """Return key and value node of an entry of a mapping or a list; an entry of a list is its own key."""
+    if isinstance(node, SequenceNode):
+        return (node.value[step],) * 2 if isinstance(step, int) and step < len(node.value) else None
+    if isinstance(node, MappingNode):
+        # The last one counts: merged keys come first.
+        return next((pair for pair in reversed(node.value) if pair[0].value == str(step)), None)
+    return None
 
 
 def read_documents(data: bytes, name: str) -> list[Document]:
@@ -99,13 +107,43 @@ def _documents(text: str, name: str) -> Iterator[Document]:
             node = loader.get_node()
             _count_values(node, name, {}, ())
             _refuse_repeated_keys(node, name)
-            yield Document(name, loader.construct_document(node), node)
+            yield Document(name, _construct(loader, node, name), node)
     except yaml.MarkedYAMLError as error:
         raise InvalidConfigError(_explain(error, text, name)) from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # ValueError: a date such as 2026-13-45, which YAML takes for one; ReaderError: a control character.
+    except yaml.YAMLError as error:
         sentence = " ".join(str(error).split())
         raise InvalidConfigError(f"{name} cannot be read as YAML: {sentence}") from None
+
+
+def _construct(loader: Any, node: Node, name: str) -> Any:  # noqa: ANN401 - PyYAML's loaders have no common type
+    try:
+        return loader.construct_document(node)
+    except (ValueError, OverflowError) as error:
+        raise InvalidConfigError(
+            f"{_place(_wrong_scalar(node), name)}: YAML takes this for a date or a number, and it is none "
+            f"({error}); put it in quotes"
+        ) from None
+
+
+def _wrong_scalar(node: Node) -> Node:
+    for child in _all_nodes(node):
+        try:
+            if isinstance(child, ScalarNode):
+                _Loader("").construct_object(child)
+        except (ValueError, OverflowError):
+            return child
+    return node
+
+
+def _all_nodes(node: Node) -> Iterator[Node]:
+    waiting, seen = [node], set[int]()
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        waiting.extend(_children(current))
+        yield current
 
 
 def _refuse_deep_nesting(text: str, name: str) -> None:
@@ -140,13 +178,7 @@ def _children(node: Node) -> Sequence[Node]:
 
 def _refuse_repeated_keys(node: Node, name: str) -> None:
     """YAML forbids them; PyYAML takes the last one in silence."""
-    waiting, seen = [node], set[int]()
-    while waiting:
-        current = waiting.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        waiting.extend(_children(current))
+    for current in _all_nodes(node):
         if isinstance(current, MappingNode):
             _refuse_repeated_keys_of(current, name)
 

@@ -33,6 +33,14 @@ def _redact_url(url: str) -> str:
     return head if head == url else f"{head}?..."
 
 
+class _PlainFormatter(logging.Formatter):
+    """`message`, or `WARNING: message`: whoever sits at a terminal knows the time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = single_line(redacted(super().format(record)))
+        return text if record.levelno == logging.INFO else f"{record.levelname}: {text}"
+
+
 class _LineFormatter(logging.Formatter):
     """`2026-01-31T12:00:00Z INFO message`, with a traceback folded into the same line."""
 
@@ -69,7 +77,7 @@ def configure(level: str = "INFO") -> None:
     for old in [old for old in root.handlers if isinstance(old, _StandardErrorHandler)]:
         root.removeHandler(old)
     handler = _StandardErrorHandler()
-    handler.setFormatter(_LineFormatter())
+    handler.setFormatter(_PlainFormatter() if sys.stderr.isatty() else _LineFormatter())
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger(_LOGGER).setLevel(level)

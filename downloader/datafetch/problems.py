@@ -47,11 +47,27 @@ class InvalidFileError(InvalidConfigError):
 def problems(error: ValidationError, model: type[BaseModel], document: Document) -> list[str]:
     """Return one sentence for each place that is wrong, in the order of the file."""
     found: dict[Path, str] = {}
-    for detail in error.errors(include_url=False):
-        path = _path_in_file(detail, document.value)
+    details = [(detail, _path_in_file(detail, document.value)) for detail in error.errors(include_url=False)]
+    guessed = {
+        (*path[:-1], did_you_mean(str(path[-1]), _keys_at(model, detail["loc"][:-1])))
+        for detail, path in details
+        if detail["type"] == "extra_forbidden"
+    }
+    for detail, path in sorted(details, key=lambda each: document.position(each[1])):
+        if _follows_from_another(detail, path, guessed, document):
+            continue
         # A union reports once for each of its members; the first one is enough.
         found.setdefault(path, sentence(document, path, _explain(detail, path, model, document)))
     return list(found.values())
+
+
+def _follows_from_another(
+    detail: ErrorDetails, path: Path, guessed: Collection[tuple[str | int | None, ...]], document: Document
+) -> bool:
+    """Say whether a problem goes when another one does: a key that is only misspelt, a list whose entries are wrong."""
+    if detail["type"] == "missing":
+        return path in guessed
+    return detail["type"] == "too_short" and not document.is_empty_list(path)
 
 
 def sentence(document: Document, path: Path, what: str) -> str:
@@ -130,8 +146,8 @@ _SENTENCES: dict[str, Callable[[_Wrong], str]] = {
     "model_type": lambda wrong: f"is {_kind_of(wrong.value)}; it must be a mapping of keys to values",
     "model_attributes_type": lambda wrong: f"is {_kind_of(wrong.value)}; it must be a mapping of keys to values",
     "dict_type": lambda wrong: f"is {_kind_of(wrong.value)}; it must be a mapping of keys to values",
-    "string_pattern_mismatch": lambda wrong: f"is {_shown(wrong.value)}, not of the form {wrong.context['pattern']}",
-    "value_error": lambda wrong: _from_validator(str(wrong.context["error"])),
+    "string_pattern_mismatch": lambda wrong: f"is {_shown(wrong.value)}; it must be {_form(wrong.context['pattern'])}",
+    "value_error": lambda wrong: _from_validator(str(wrong.context["error"]), wrong.path),
     "int_type": lambda wrong: f"is {_shown(wrong.value)}; it must be a whole number",
     "int_parsing": lambda wrong: f"is {_shown(wrong.value)}; it must be a whole number",
     "int_from_float": lambda wrong: f"is {_shown(wrong.value)}; it must be a whole number",
@@ -160,9 +176,9 @@ def _explain_otherwise(wrong: _Wrong) -> str:
     return f"is {_shown(wrong.value)}: {wrong.message[:1].lower()}{wrong.message[1:]}"
 
 
-def _from_validator(message: str) -> str:
+def _from_validator(message: str, path: Path) -> str:
     """Let `must be ...` follow the path, and set a whole sentence off from it."""
-    return message if message.startswith(("must ", "is ")) else f"cannot be used: {message}"
+    return message if not path or message.startswith(("must ", "is ")) else f"cannot be used: {message}"
 
 
 def _explain_unknown_key(key: str, known: Collection[str]) -> str:
@@ -192,6 +208,12 @@ def _explain_text(value: object, written: str | None) -> str:
     return f"is {_kind_of(value)}; it must be text"
 
 
+def _form(pattern: str) -> str:
+    if pattern.startswith("^[a-z0-9]([-a-z0-9]*[a-z0-9])?"):
+        return "lower-case letters, digits and hyphens, like my-name"
+    return f"of the form {pattern}"
+
+
 def _kind_of(value: object) -> str:
     match value:
         case None:
@@ -215,7 +237,9 @@ def _shown(value: object) -> str:
         return _kind_of(value)
     text = str(value)
     if "://" in text or "@" in text:
-        return "a value"
+        return "not right"
+    if not isinstance(value, str):
+        return text
     return repr(text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "...")
 
 

@@ -88,7 +88,8 @@ def _validate(document: Document) -> DataFetch:
     # A resource read back from a cluster has a status; what an operator of another version wrote there is not ours.
     value = {key: inner for key, inner in value.items() if key != "status"} | {"apiVersion": API_VERSION}
     try:
-        resource = DataFetch.model_validate(value)
+        # The models also know their fields by Python's names; an API server does not.
+        resource = DataFetch.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidFileError(found + problems(error, DataFetch, document)) from None
     if found:
