@@ -1,0 +1,120 @@
+"""A cluster with the chart installed, storage servers that its pods reach, and a namespace for each test."""
+
+import hashlib
+import random
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from cluster import provider
+from deploy import chart, storage
+from deploy.kubectl import Kubectl, of_cluster
+from e2e.tenant import SECRET, Json, Tenant
+from servers.faults import FaultProxy
+from storage import fill, servers
+
+STORAGE = "storage-e2e"
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Kubectl:
+    return of_cluster()
+
+
+@pytest.fixture(scope="session")
+def host() -> str:
+    """Return the address of this machine that pods reach."""
+    return provider.choose().host_ip()
+
+
+@pytest.fixture(scope="session")
+def operator(kubectl: Kubectl) -> None:
+    """Install the chart, or upgrade it to what was built last."""
+    chart.install_chart(kubectl)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An S3 bucket behind a proxy that can be made to misbehave."""
+
+    name: str
+    endpoint: str
+    store: fill.S3
+    proxy: FaultProxy
+
+    def put(self, contents: dict[str, bytes]) -> dict[str, str]:
+        """Store objects, and return the sha256 of each."""
+        for key, content in contents.items():
+            self.store.put(self.name, key, content)
+        return {key: hashlib.sha256(content).hexdigest() for key, content in contents.items()}
+
+    def source(self, name: str = "objects", secret: str = SECRET, **more: object) -> Json:
+        """Return a source of the whole bucket; `include`, `exclude` and `path` belong to the source."""
+        outer = {key: more.pop(key) for key in ("include", "exclude", "path") if key in more}
+        s3 = {"bucket": self.name, "endpoint": self.endpoint, **more}
+        return {"name": name, "secretRef": {"name": secret}, "s3": s3, **outer}
+
+
+@pytest.fixture(scope="session")
+def s3_server(
+    kubectl: Kubectl, host: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[fill.S3, str, FaultProxy]]:
+    """Run an S3 server on the cluster's bridge, and a fault proxy before it that pods reach by name."""
+    running = servers.start_versitygw(tmp_path_factory.mktemp("s3"), host, _free_port(host))
+    try:
+        port = int(running.url.rpartition(":")[2])
+        with FaultProxy(host, port, host) as proxy:
+            endpoint = storage.publish(kubectl, "s3", host, proxy.port, STORAGE)
+            yield fill.S3(running.url), endpoint, proxy
+    finally:
+        running.stop()
+        kubectl.run("delete", "namespace", STORAGE, "--ignore-not-found", "--wait=false")
+
+
+@pytest.fixture
+def bucket(s3_server: tuple[fill.S3, str, FaultProxy]) -> Iterator[Bucket]:
+    """Make a bucket of the test's own; whatever the test did to the proxy ends with it."""
+    store, endpoint, proxy = s3_server
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    store.create(name)
+    yield Bucket(name, endpoint, store, proxy)
+    proxy.pace.rate = None
+    proxy.faults.clear()
+    proxy.max_concurrency = None
+
+
+@pytest.fixture
+def tenant(kubectl: Kubectl, operator: None, request: pytest.FixtureRequest) -> Iterator[Tenant]:
+    """Make a namespace with the Secret of the S3 server; what it holds is printed where the test fails."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    kubectl.ensure_namespace(name)
+    made = Tenant(kubectl, name)
+    made.secret(SECRET, AWS_ACCESS_KEY_ID=servers.S3_ACCESS_KEY, AWS_SECRET_ACCESS_KEY=servers.S3_SECRET_KEY)
+    failed_before = request.session.testsfailed
+    yield made
+    if request.session.testsfailed > failed_before:
+        _show(kubectl, name)
+    kubectl.run("delete", "namespace", name, "--wait=false")
+
+
+def _show(kubectl: Kubectl, namespace: str) -> None:
+    """Print what a person would look at."""
+    there = ("--namespace", namespace)
+    for command in (("describe", "datafetch", *there), ("get", "all,cm,pvc", *there), ("get", "events", *there)):
+        print(kubectl.attempt(*command).stdout)
+    logs = ("logs", "--all-containers", "--tail=40", "--selector=app.kubernetes.io/managed-by=datafetch-operator")
+    print(kubectl.attempt(*logs, *there).stdout)
+    print(kubectl.attempt("logs", "deployment/datafetch", "--namespace", chart.NAMESPACE, "--tail=80").stdout)
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def random_bytes(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
