@@ -53,7 +53,7 @@ class Bucket:
 
     def source(self, name: str = "objects", secret: str = SECRET, **more: object) -> Json:
         """Return a source of the whole bucket; `include`, `exclude` and `path` belong to the source."""
-        outer = {key: more.pop(key) for key in ("include", "exclude", "path") if key in more}
+        outer: Json = {key: more.pop(key) for key in ("include", "exclude", "path") if key in more}
         s3 = {"bucket": self.name, "endpoint": self.endpoint, **more}
         return {"name": name, "secretRef": {"name": secret}, "s3": s3, **outer}
 

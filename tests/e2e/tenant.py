@@ -1,4 +1,4 @@
-"""A user of the cluster: a namespace of their own, what they apply there, and what they see. From outside, by kubectl."""
+"""A user of the cluster: a namespace of their own, what they apply there, and what they see: by kubectl."""
 
 import json
 import time
