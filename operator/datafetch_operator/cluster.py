@@ -1,0 +1,310 @@
+"""The Kubernetes API: the only module that talks to it, and it decides nothing.
+
+Requests go through kubernetes.aio's ApiClient, which knows kubeconfigs, service account tokens and TLS, but carry plain
+JSON: the client's own models are strict, and parsing them would cost more than the rest of a reconcile. Every request
+has a deadline. Objects that never change (claim, ConfigMap, Job) are created by POST and never applied over; the status
+is applied on the server's side, by one field manager and against the resourceVersion that was read.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+from urllib.parse import quote
+from uuid import uuid4
+
+import aiohttp
+from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from datafetch_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from datafetch_api.resource import DataFetchStatus, ObjectMeta
+from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError, api_error
+from datafetch_operator.metrics import API_REQUESTS
+from datafetch_operator.observation import (
+    Claim,
+    Job,
+    Key,
+    Notice,
+    Pod,
+    read_claim,
+    read_job,
+    read_notice,
+    read_pods,
+    read_start_times,
+)
+from datafetch_operator.render.config_map import CONFIG_KEY
+from datafetch_operator.render.labels import CONTAINER, FIELD_MANAGER, of_fetch
+from datafetch_operator.status import EventRecord
+
+APPLY = "application/apply-patch+yaml"
+_JSON = "application/json"
+_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_LOG_TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=5)
+_LOG_LINES = 100
+_LOG_BYTES = 256 * 1024
+_PAGE = 500
+_EVENTS = 50
+_NOTE_LENGTH = 1000
+
+Json = dict[str, Any]
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator["Cluster"]:
+    """Give the cluster that the pod runs in, or else the one that KUBECONFIG names."""
+    configuration = Configuration()
+    if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+        # Not typed in kubernetes 37: the config modules carry no annotations.
+        kubernetes_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call] # as above
+            client_configuration=configuration, persist_config=False
+        )
+    async with ApiClient(configuration) as api:
+        yield Cluster(api)
+
+
+class Cluster:
+    """What the operator asks of the Kubernetes API and tells it."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    # --- read ---
+
+    async def check_served(self, namespace: str | None) -> None:
+        """Raise an ApiError where DataFetch resources are not served, or may not be listed."""
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        await self._request("GET", f"/apis/{GROUP}/{VERSION}{scope}/{PLURAL}", query={"limit": 1})
+
+    async def read_fetch(self, key: Key) -> Json | None:
+        """Return the DataFetch as JSON, unchecked; None where it is gone."""
+        return await self._get(_fetch_path(key))
+
+    async def read_claim(self, namespace: str, name: str) -> Claim | None:
+        """Return the claim; None where there is none."""
+        body = await self._get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{quote(name)}")
+        return None if body is None else read_claim(body)
+
+    async def list_jobs(self, namespace: str, uid: str) -> tuple[Job, ...]:
+        """Return the Jobs that were made for the DataFetch with this uid."""
+        return tuple(map(read_job, await self._list(f"/apis/batch/v1/namespaces/{namespace}/jobs", of_fetch(uid))))
+
+    async def list_pods(self, namespace: str, uid: str) -> tuple[Pod, ...]:
+        """Return the pods of those Jobs, the oldest first."""
+        return read_pods(await self._list(f"/api/v1/namespaces/{namespace}/pods", of_fetch(uid)))
+
+    async def list_notices(self, namespace: str, uid: str) -> tuple[Notice, ...]:
+        """Return events about the object with this uid."""
+        query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": _EVENTS}
+        body = await self._request("GET", f"/api/v1/namespaces/{namespace}/events", query=query)
+        return tuple(map(read_notice, body.get("items") or ()))
+
+    async def oldest_mount(self, namespace: str, claim_name: str) -> datetime | None:
+        """Return when the oldest unfinished pod that mounts the claim was started; None where no pod does."""
+        oldest: datetime | None = None
+        query: dict[str, Any] = {"limit": _PAGE}
+        while True:
+            body = await self._request("GET", f"/api/v1/namespaces/{namespace}/pods", query=query)
+            times = read_start_times(body.get("items") or (), claim_name)
+            oldest = min([*times, *([oldest] if oldest else [])], default=None)
+            query["continue"] = (body.get("metadata") or {}).get("continue")
+            if not query["continue"]:
+                return oldest
+
+    async def read_log_tail(self, namespace: str, pod: str) -> str:
+        """Return the last lines of the download container's log; empty where there is none to be had now."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{quote(pod)}/log"
+        query = {"container": CONTAINER, "tailLines": _LOG_LINES}
+        try:
+            response = await self._send("GET", path, query=query, deadline=_LOG_TIMEOUT)
+            async with response:
+                if response.status != 200:
+                    return ""
+                return (await response.content.read(_LOG_BYTES)).decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError):
+            return ""  # The kubelet cannot be reached, or the container just ended: no news.
+
+    # --- write ---
+
+    async def apply_status(self, metadata: ObjectMeta, status: DataFetchStatus) -> str:
+        """Apply the whole status to the object as it was read, and return the new resourceVersion.
+
+        Raises ConflictError where the object changed since, NotFoundError where it is gone.
+        """
+        key = Key(metadata.namespace, metadata.name)
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": key.name, "resourceVersion": metadata.resource_version, "uid": metadata.uid},
+            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        answer = await self._request("PATCH", f"{_fetch_path(key)}/status", query=query, body=body, content_type=APPLY)
+        return str(answer["metadata"]["resourceVersion"])
+
+    async def create_claim(self, manifest: Json) -> bool:
+        """Create the claim; return False where one of that name exists, which is then used as it is."""
+        try:
+            await self._create("/api/v1", "persistentvolumeclaims", manifest)
+        except ConflictError:
+            return False
+        return True
+
+    async def create_config_map(self, manifest: Json) -> None:
+        """Create the ConfigMap. One that is there from an interrupted start is kept if it is equal, else replaced.
+
+        Raises RefusedError where one of that name belongs to somebody else.
+        """
+        try:
+            await self._create("/api/v1", "configmaps", manifest)
+        except ConflictError:
+            await self._replace_config_map(manifest)
+
+    async def create_job(self, manifest: Json) -> None:
+        """Create the Job; one of ours that exists already will do.
+
+        Raises RefusedError where one of that name belongs to somebody else: it is waited out.
+        """
+        try:
+            await self._create("/apis/batch/v1", "jobs", manifest)
+        except ConflictError:
+            found = await self._get(_object_path("/apis/batch/v1", "jobs", manifest["metadata"]))
+            _require_same_owner(found, manifest)
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete exactly this Job, and its pods after it."""
+        # The API's default for Jobs orphans the pods, which would go on writing.
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        await self._delete(f"/apis/batch/v1/namespaces/{namespace}/jobs/{quote(name)}", options)
+
+    async def delete_config_map(self, namespace: str, name: str) -> None:
+        """Delete the ConfigMap."""
+        await self._delete(f"/api/v1/namespaces/{namespace}/configmaps/{quote(name)}", {})
+
+    async def post_event(self, metadata: ObjectMeta, event: EventRecord) -> None:
+        """Post an event about the DataFetch."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{metadata.name[:200]}.{uuid4().hex[:16]}", "namespace": metadata.namespace},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": metadata.name,
+                "namespace": metadata.namespace,
+                "uid": metadata.uid,
+                "resourceVersion": metadata.resource_version,
+            },
+            "type": event.kind,
+            "reason": event.reason,
+            "message": event.message[:_NOTE_LENGTH],
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": FIELD_MANAGER,
+            "reportingInstance": os.environ.get("HOSTNAME", FIELD_MANAGER),
+        }
+        await self._create("/api/v1", "events", body)
+
+    # --- transport ---
+
+    async def _replace_config_map(self, manifest: Json) -> None:
+        path = _object_path("/api/v1", "configmaps", manifest["metadata"])
+        found = await self._get(path)
+        _require_same_owner(found, manifest)
+        if found is not None and (found.get("data") or {}).get(CONFIG_KEY) == manifest["data"][CONFIG_KEY]:
+            return
+        if found is not None:
+            await self._delete(path, {"preconditions": {"uid": found["metadata"]["uid"]}})
+        await self._create("/api/v1", "configmaps", manifest)
+
+    async def _list(self, path: str, selector: str) -> list[Json]:
+        body = await self._request("GET", path, query={"labelSelector": selector})
+        return cast("list[Json]", body.get("items") or [])
+
+    async def _get(self, path: str) -> Json | None:
+        try:
+            return await self._request("GET", path)
+        except NotFoundError:
+            return None
+
+    async def _create(self, api: str, plural: str, manifest: Json) -> None:
+        path = f"{api}/namespaces/{manifest['metadata']['namespace']}/{plural}"
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        await self._request("POST", path, query=query, body=manifest)
+
+    async def _delete(self, path: str, options: Json) -> None:
+        try:
+            await self._request("DELETE", path, body={"apiVersion": "v1", "kind": "DeleteOptions", **options})
+        except (NotFoundError, ConflictError):
+            return  # It is gone, or another of that name came in its place: both are what was wanted.
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Json | None = None,
+        content_type: str = _JSON,
+    ) -> Json:
+        response = await self._send(method, path, query=query, body=body, content_type=content_type)
+        async with response:
+            payload = await response.read()
+        if response.status >= 400:
+            raise _error(response.status, payload)
+        return cast("Json", json.loads(payload))
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Json | None = None,
+        content_type: str = _JSON,
+        deadline: aiohttp.ClientTimeout = _TIMEOUT,
+    ) -> aiohttp.ClientResponse:
+        pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
+        headers = {"Accept": _JSON, "Content-Type": content_type}
+        call = await self._api.param_serialize(method, path, {}, pairs, headers, body, auth_settings=["BearerToken"])
+        try:
+            answer = await self._api.call_api(*call, _request_timeout=deadline)
+        except (aiohttp.ClientError, TimeoutError):
+            API_REQUESTS.labels(verb=method, code="none").inc()
+            raise
+        API_REQUESTS.labels(verb=method, code=str(answer.status)).inc()
+        return cast("aiohttp.ClientResponse", answer.response)
+
+
+def _fetch_path(key: Key) -> str:
+    return f"/apis/{GROUP}/{VERSION}/namespaces/{key.namespace}/{PLURAL}/{quote(key.name)}"
+
+
+def _object_path(api: str, plural: str, metadata: Json) -> str:
+    return f"{api}/namespaces/{metadata['namespace']}/{plural}/{quote(metadata['name'])}"
+
+
+def _require_same_owner(found: Json | None, manifest: Json) -> None:
+    """Raise RefusedError where the object that is there has another owner than the one that was to be made."""
+    owners = ((found or {}).get("metadata") or {}).get("ownerReferences") or ()
+    ours = manifest["metadata"]["ownerReferences"][0]["uid"]
+    if found is not None and ours not in [owner["uid"] for owner in owners]:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        raise RefusedError(
+            409, "AlreadyExists", f"a {kind} {name!r} of another owner exists; delete it, or wait until it goes"
+        )
+
+
+def _error(status: int, payload: bytes) -> ApiError:
+    try:
+        body = json.loads(payload)
+    except ValueError:
+        return api_error(status, "", payload[:500].decode(errors="replace"))
+    return api_error(status, body.get("reason") or "", body.get("message") or "")

@@ -1,0 +1,230 @@
+"""The life of a DataFetch as one pure function: `decide`, from what was seen to what is to be done.
+
+Done is decided from `status.artifact`, failed from `status.lastFailure`, never from a Job's presence. Which attempt is
+under way says `status.jobRef`: its name is derived from all that the attempt is for, so that a name that fits says
+that the attempt does. `reconcile` carries decisions out; `docs/operator.md` draws them.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from datafetch_api.exit_codes import ExitCode
+from datafetch_api.quantities import parse_bytes
+from datafetch_api.resource import DataFetch, DataFetchStatus, JobRef
+from datafetch_api.spec_hash import spec_hash
+from datafetch_operator import outcome, steps, waiting
+from datafetch_operator.observation import Claim, Job, Observation
+from datafetch_operator.reasons import Reason
+from datafetch_operator.render.config_map import Attempt, download_items
+from datafetch_operator.render.labels import Wanted, object_name
+from datafetch_operator.status import describe
+
+_REFUSED_AGAIN_SECONDS = 30
+_JOB_GOES_SECONDS = 5
+_LOST_RESULT_MOST_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A Job and its ConfigMap that are to go."""
+
+    name: str
+    job_uid: str | None = None
+    """None where the Job is gone already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done, in this order."""
+
+    remove: tuple[Removal, ...] = ()
+    create_claim: bool = False
+    status: DataFetchStatus | None = None
+    """The whole new status; equal to the old one where nothing is to be written."""
+    start: Attempt | None = None
+    """The attempt whose ConfigMap and Job are to be made. Its number stands in the status before."""
+    requeue_seconds: float | None = None
+    """When to look again, where no event will say that something changed."""
+
+
+def decide(seen: Observation) -> Decision:
+    """Return what follows from what was seen."""
+    if seen.fetch.metadata.deletion_timestamp is not None:
+        return Decision()  # Owner references take Job and ConfigMap along, whether we look or not.
+    recorded = outcome.record(seen)
+    step = _next_step(seen, recorded)
+    new = describe(seen, _count(recorded, step), step)
+    removals, expires = _removals(seen, new, step)
+    return Decision(
+        remove=removals,
+        create_claim=isinstance(step, steps.CreateClaim) and seen.refusal is None,
+        status=None if isinstance(step, steps.CreateClaim) and seen.refusal is None else new,
+        start=step.attempt if isinstance(step, steps.Start) and seen.refusal is None else None,
+        requeue_seconds=_sooner(_REFUSED_AGAIN_SECONDS if seen.refusal else step.look_again_seconds, expires),
+    )
+
+
+def _next_step(seen: Observation, status: DataFetchStatus) -> steps.Step:
+    fetch, claim = seen.fetch, seen.claim
+    if fetch.spec.target is None:
+        return steps.Recipe()
+    refused = _refuse(seen)
+    if refused is not None:
+        return refused
+    if fetch.spec.suspend:
+        return steps.Suspended()
+    if claim is None and fetch.spec.target.persistent_volume_claim.create is not None:
+        return steps.CreateClaim()
+    if claim is None or claim.deleting or claim.phase == "Lost":
+        return steps.AwaitClaim()
+    wanted = Wanted(spec_hash(fetch.spec.sources), pending_trigger(fetch, status), claim.uid)
+    if is_done(status, wanted):
+        return steps.Done()
+    number = _current_attempt(fetch, status, wanted)
+    if number and _is_failed(fetch, status, wanted) and not _has_grown(status, claim):
+        return steps.Failed()
+    return _attempt(seen, status, Attempt(fetch, wanted, max(number, 1), claim), is_current=number > 0)
+
+
+def _attempt(seen: Observation, status: DataFetchStatus, attempt: Attempt, *, is_current: bool) -> steps.Step:
+    """Return how the attempt goes on: it is started, watched, or followed by the next."""
+    if not is_current:
+        return steps.Start(attempt, is_new=True)
+    following = Attempt(attempt.fetch, attempt.wanted, attempt.number + 1, attempt.claim)
+    job = seen.job(attempt.name)
+    if job is None:
+        vanished = status.job_ref is not None and status.job_ref.uid is not None
+        return steps.Start(following, is_new=True) if vanished else steps.Start(attempt, is_new=False)
+    if job.deleting:
+        return steps.AwaitRemoval(job, _JOB_GOES_SECONDS)
+    if job.finished == "Failed":
+        return steps.Start(following, is_new=True)
+    if job.finished == "Complete":
+        return _after_lost_result(seen, job, following)
+    return steps.Watch(job, waiting.watch(seen, job))
+
+
+def _after_lost_result(seen: Observation, job: Job, following: Attempt) -> steps.Step:
+    """Return the next attempt, after a pause: the pods went unread, and a further Job finds everything there."""
+    pause = timedelta(seconds=min(_LOST_RESULT_MOST_SECONDS, 5 * 2**job.attempt))
+    left = (job.finish_time + pause - seen.now).total_seconds()
+    return steps.AwaitRemoval(job, left) if left > 0 else steps.Start(following, is_new=True)
+
+
+def _refuse(seen: Observation) -> steps.Refused | None:
+    """Return why the spec cannot be carried out, where it cannot."""
+    try:
+        download_items(seen.fetch.spec.sources)
+    except ValueError as error:
+        return steps.Refused(Reason.INVALID_SPEC, " ".join(str(error).split()))
+    this = next((c for c in seen.claimants if c.uid == seen.fetch.metadata.uid), None)
+    if this is None:
+        return None
+    elders = [c for c in seen.claimants if c.seniority < this.seniority and _overlap(c.path, this.path)]
+    if not elders:
+        return None
+    elder = min(elders, key=lambda claimant: claimant.seniority)
+    message = (
+        f"DataFetch {elder.key.name!r} already has path {elder.path!r} on claim {this.claim!r}; "
+        f"choose a path that neither contains it nor lies in it, or delete that DataFetch."
+    )
+    return steps.Refused(Reason.TARGET_CONFLICT, message)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def pending_trigger(fetch: DataFetch, status: DataFetchStatus) -> str | None:
+    """Return the trigger that no finished fetch has handled yet."""
+    trigger = fetch.spec.refresh.trigger
+    return trigger if trigger and trigger != status.last_handled_trigger else None
+
+
+def is_done(status: DataFetchStatus, wanted: Wanted) -> bool:
+    """Return whether the published revision is what is wanted."""
+    artifact = status.artifact
+    return (
+        artifact is not None
+        and artifact.spec_hash == wanted.spec_hash
+        and artifact.claim_uid == wanted.claim_uid
+        and wanted.trigger is None
+    )
+
+
+def _current_attempt(fetch: DataFetch, status: DataFetchStatus, wanted: Wanted) -> int:
+    """Return the number of the attempt that the status speaks of; 0 where that was for something else."""
+    if status.job_ref is None or not status.attempts:
+        return 0
+    name = object_name(fetch.metadata.name, fetch.metadata.uid, wanted, status.attempts)
+    return status.attempts if name == status.job_ref.name else 0
+
+
+def _is_failed(fetch: DataFetch, status: DataFetchStatus, wanted: Wanted) -> bool:
+    """Return whether the last failure is of this spec and trigger: then nothing but a change starts it again."""
+    failure = status.last_failure
+    return (
+        failure is not None
+        and failure.generation == fetch.metadata.generation
+        and failure.spec_hash == wanted.spec_hash
+        and failure.trigger == wanted.trigger
+    )
+
+
+def _has_grown(status: DataFetchStatus, claim: Claim) -> bool:
+    """Return whether the claim that was too small is larger now."""
+    failure, target = status.last_failure, status.target
+    if failure is None or failure.reason != ExitCode.INSUFFICIENT_SPACE.reason:
+        return False
+    return target is not None and _size(claim.capacity) > _size(target.capacity) > 0
+
+
+def _size(quantity: str | None) -> int:
+    try:
+        return parse_bytes(quantity) if quantity else 0
+    except ValueError:
+        return 0
+
+
+def _count(status: DataFetchStatus, step: steps.Step) -> DataFetchStatus:
+    """Return the status with the attempt that the step is at."""
+    if isinstance(step, steps.Start) and step.is_new:
+        attempt = step.attempt
+        return status.model_copy(
+            update={"attempts": attempt.number, "job_ref": JobRef(name=attempt.name), "progress": None}
+        )
+    if isinstance(step, steps.Watch):
+        return status.model_copy(update={"job_ref": JobRef(name=step.job.name, uid=step.job.uid)})
+    return status
+
+
+def _removals(seen: Observation, new: DataFetchStatus, step: steps.Step) -> tuple[tuple[Removal, ...], float | None]:
+    """Return what is no longer needed, and in how many seconds the next finished Job is to go."""
+    removals: list[Removal] = []
+    expires: float | None = None
+    current = new.job_ref.name if new.job_ref else None
+    for job in seen.jobs:
+        if job.owner_uid != seen.fetch.metadata.uid or job.deleting:
+            continue
+        left = _seconds_to_live(seen, job) if job.name == current else 0
+        needed = job.finished is not None or isinstance(step, steps.Watch)
+        if not needed or left <= 0:
+            removals.append(Removal(job.name, job.uid))
+        elif left < float("inf"):
+            expires = _sooner(expires, left)
+    before = seen.fetch.status.job_ref
+    if before is not None and before.name != current and seen.job(before.name) is None:
+        removals.append(Removal(before.name))
+    return tuple(removals), expires
+
+
+def _seconds_to_live(seen: Observation, job: Job) -> float:
+    """Return how long the current Job may stay: for ever while it runs, its time to live once it has ended."""
+    time_to_live = seen.fetch.spec.job.ttl_seconds_after_finished
+    if time_to_live is None or job.finished is None:
+        return float("inf")
+    return (job.finish_time + timedelta(seconds=time_to_live) - seen.now).total_seconds()
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)

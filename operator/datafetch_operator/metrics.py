@@ -1,0 +1,15 @@
+"""The operator's metrics, as Prometheus scrapes them. Defined here, once; counted where things happen."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECONCILES = Counter("datafetch_reconciles_total", "Reconciles, by how they ended.", ["result"])
+"""`ok`, `conflict` (somebody else wrote first), `gone` or `error`."""
+RECONCILE_SECONDS = Histogram(
+    "datafetch_reconcile_seconds", "Time that one reconcile took.", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+)
+QUEUE_LENGTH = Gauge("datafetch_queue_length", "DataFetch resources that wait to be reconciled.")
+FETCHES = Gauge("datafetch_fetches", "DataFetch resources, by phase.", ["phase"])
+FETCHED_BYTES = Counter("datafetch_fetched_bytes_total", "Bytes brought by fetches that completed.")
+FAILURES = Counter("datafetch_failures_total", "Fetches that failed for good, by reason.", ["reason"])
+STATUS_WRITES = Counter("datafetch_status_writes_total", "Writes of a status.")
+API_REQUESTS = Counter("datafetch_api_requests_total", "Requests to the Kubernetes API.", ["verb", "code"])

@@ -1,0 +1,311 @@
+"""What the operator saw: the parts of Kubernetes objects that decisions are made from, as frozen values.
+
+Pure: from the API's JSON to values, no I/O and no judgement. What follows from them is decided in `lifecycle`,
+`outcome` and `waiting`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from datafetch_api.report import Progress
+from datafetch_api.resource import DataFetch
+from datafetch_operator.render.labels import (
+    ATTEMPT_ANNOTATION,
+    CLAIM_UID_ANNOTATION,
+    CONTAINER,
+    GENERATION_ANNOTATION,
+    SPEC_HASH_ANNOTATION,
+    TRIGGER_ANNOTATION,
+)
+
+Json = Mapping[str, Any]
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class Key(NamedTuple):
+    """Which DataFetch."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """A DataFetch and the directory that it wants on a claim; empty for a recipe."""
+
+    key: Key
+    uid: str
+    created: str
+    """Creation timestamp as the API writes it, which sorts by time."""
+    claim: str
+    path: str
+
+    @property
+    def seniority(self) -> tuple[str, str]:
+        """The smaller one came first and keeps the directory."""
+        return self.created, self.uid
+
+
+def read_claimant(metadata: Json, spec: Json) -> Claimant:
+    """Return what a DataFetch claims, from JSON that may not have been checked by anybody."""
+    target = spec.get("target") or {}
+    return Claimant(
+        key=Key(metadata.get("namespace", ""), metadata.get("name", "")),
+        uid=metadata.get("uid", ""),
+        created=metadata.get("creationTimestamp") or "",
+        claim=(target.get("persistentVolumeClaim") or {}).get("claimName") or "",
+        path=target.get("path") or metadata.get("name", ""),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A PersistentVolumeClaim."""
+
+    name: str
+    uid: str
+    phase: str
+    """Pending, Bound or Lost."""
+    created: datetime
+    capacity: str | None = None
+    """What it got; None before it is bound."""
+    requested: str | None = None
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A download Job, with what its annotations say it was made for."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    created: datetime
+    attempt: int
+    spec_hash: str
+    trigger: str | None
+    claim_uid: str
+    generation: int
+    backoff_limit: int
+    deleting: bool = False
+    failed_pods: int = 0
+    finished: Literal["Complete", "Failed"] | None = None
+    finish_reason: str = ""
+    finish_message: str = ""
+    finish_time: datetime = EPOCH
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """How the download container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of a download Job."""
+
+    name: str
+    uid: str
+    job: str
+    phase: str
+    """Pending, Running, Succeeded, Failed or Unknown."""
+    created: datetime
+    node: str | None = None
+    deleting: bool = False
+    reason: str = ""
+    """Why the pod as a whole failed, for example `Evicted`."""
+    message: str = ""
+    unschedulable: str | None = None
+    """The scheduler's words, where it finds no node."""
+    disrupted: bool = False
+    """Whether it was evicted, preempted or drained: such a pod does not count as failed."""
+    waiting_reason: str = ""
+    """Why the container waits, for example `ContainerCreating` or `ImagePullBackOff`."""
+    waiting_message: str = ""
+    termination: Termination | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the download container runs."""
+        return self.phase == "Running" and self.termination is None and not self.waiting_reason
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen in it."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A Kubernetes event about an object that something waits for."""
+
+    uid: str
+    """The object's uid."""
+    reason: str
+    message: str
+    warning: bool
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything that one decision is made from."""
+
+    now: datetime
+    """Whole seconds: that is what the API keeps of a time."""
+    fetch: DataFetch
+    claimants: tuple[Claimant, ...] = ()
+    """Everybody who wants something on the same claim, this one included."""
+    claim: Claim | None = None
+    jobs: tuple[Job, ...] = ()
+    """All Jobs of this DataFetch."""
+    pods: tuple[Pod, ...] = ()
+    """All pods of those Jobs, the oldest first."""
+    notices: tuple[Notice, ...] = ()
+    """Events, asked for only where something has waited."""
+    progress: Progress | None = None
+    """News from the running downloader; None means no news, not no progress."""
+    progress_interval: int = 10
+    """Seconds between two readings of the progress."""
+    refusal: str | None = None
+    """What the API server just answered to the claim or the Job of the last decision."""
+
+    def job(self, name: str | None) -> Job | None:
+        """Return the Job of that name."""
+        return next((job for job in self.jobs if job.name == name), None)
+
+    def pods_of(self, job: Job) -> tuple[Pod, ...]:
+        """Return the Job's pods, the oldest first."""
+        return tuple(pod for pod in self.pods if pod.job == job.name)
+
+
+def read_time(text: str | None) -> datetime:
+    """Return a metav1.Time as datetime; the epoch where there is none."""
+    return datetime.fromisoformat(text).astimezone(UTC) if text else EPOCH
+
+
+def read_claim(body: Json) -> Claim:
+    """Return a claim from its JSON."""
+    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+    return Claim(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        phase=status.get("phase") or "Pending",
+        created=read_time(metadata.get("creationTimestamp")),
+        capacity=(status.get("capacity") or {}).get("storage"),
+        requested=((spec.get("resources") or {}).get("requests") or {}).get("storage"),
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def read_job(body: Json) -> Job:
+    """Return a Job from its JSON."""
+    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    end = _job_end(status)
+    return Job(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner_uid=_controller(metadata).get("uid", ""),
+        created=read_time(metadata.get("creationTimestamp")),
+        attempt=_number(annotations.get(ATTEMPT_ANNOTATION)),
+        spec_hash=annotations.get(SPEC_HASH_ANNOTATION, ""),
+        trigger=annotations.get(TRIGGER_ANNOTATION),
+        claim_uid=annotations.get(CLAIM_UID_ANNOTATION, ""),
+        generation=_number(annotations.get(GENERATION_ANNOTATION)),
+        backoff_limit=spec.get("backoffLimit", 6),
+        deleting="deletionTimestamp" in metadata,
+        failed_pods=status.get("failed") or 0,
+        finished=end.get("type"),
+        finish_reason=end.get("reason") or "",
+        finish_message=end.get("message") or "",
+        finish_time=read_time(end.get("lastTransitionTime")),
+    )
+
+
+def read_pod(body: Json) -> Pod:
+    """Return a pod from its JSON."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled") or {}
+    stuck = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    state = _container_state(status)
+    waiting = state.get("waiting") or {}
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        job=_controller(metadata).get("name", ""),
+        phase=status.get("phase") or "Pending",
+        created=read_time(metadata.get("creationTimestamp")),
+        node=(body.get("spec") or {}).get("nodeName"),
+        deleting="deletionTimestamp" in metadata,
+        reason=status.get("reason") or "",
+        message=status.get("message") or "",
+        unschedulable=(scheduled.get("message") or "") if stuck else None,
+        disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
+        waiting_reason=waiting.get("reason") or "",
+        waiting_message=waiting.get("message") or "",
+        termination=_termination(state),
+    )
+
+
+def read_pods(bodies: Iterable[Json]) -> tuple[Pod, ...]:
+    """Return the pods, the oldest first."""
+    return tuple(sorted(map(read_pod, bodies), key=lambda pod: (pod.created, pod.name)))
+
+
+def read_notice(body: Json) -> Notice:
+    """Return a Kubernetes event from its JSON."""
+    seen = (body.get("series") or {}).get("lastObservedTime") or body.get("lastTimestamp") or body.get("eventTime")
+    return Notice(
+        uid=(body.get("involvedObject") or {}).get("uid", ""),
+        reason=body.get("reason") or "",
+        message=body.get("message") or "",
+        warning=body.get("type") == "Warning",
+        time=read_time(seen or body["metadata"].get("creationTimestamp")),
+    )
+
+
+def read_start_times(bodies: Iterable[Json], claim_name: str) -> list[datetime]:
+    """Return when the unfinished pods among these that mount the claim were started."""
+    return [
+        read_time(pod["status"].get("startTime") or pod["metadata"].get("creationTimestamp"))
+        for pod in bodies
+        if pod["status"].get("phase") not in ("Succeeded", "Failed") and _mounts(pod, claim_name)
+    ]
+
+
+def _mounts(pod: Json, claim_name: str) -> bool:
+    volumes = pod["spec"].get("volumes") or ()
+    return any((volume.get("persistentVolumeClaim") or {}).get("claimName") == claim_name for volume in volumes)
+
+
+def _controller(metadata: Json) -> Json:
+    return next((owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")), {})
+
+
+def _job_end(status: Json) -> Json:
+    ends = (c for c in status.get("conditions") or () if c["type"] in ("Complete", "Failed") and c["status"] == "True")
+    return next(ends, {})
+
+
+def _container_state(status: Json) -> Json:
+    containers = status.get("containerStatuses") or ()
+    return next((c.get("state") or {} for c in containers if c.get("name") == CONTAINER), {})
+
+
+def _termination(state: Json) -> Termination | None:
+    ended = state.get("terminated")
+    if ended is None:
+        return None
+    return Termination(ended.get("exitCode", 0), ended.get("reason") or "", ended.get("message") or "")
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0

@@ -1,0 +1,51 @@
+"""How often a fetch's progress is read and written: a pace that falls as the number of active fetches grows. No I/O.
+
+At most one write per 10 s and fetch, and 20 a second in all.
+"""
+
+import time
+from collections.abc import Callable
+
+from datafetch_api.resource import Phase
+from datafetch_operator.observation import Key
+
+_SECONDS_PER_FETCH = 10
+_WRITES_PER_SECOND = 20
+_ACTIVE = frozenset({Phase.FETCHING, Phase.REFRESHING})
+
+
+class Pace:
+    """Knows which fetches are active and when each one's progress was written last."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._phases: dict[Key, Phase] = {}
+        self._written: dict[Key, float] = {}
+
+    @property
+    def interval(self) -> int:
+        """Seconds between two writes of one fetch's progress."""
+        active = sum(phase in _ACTIVE for phase in self._phases.values())
+        return max(_SECONDS_PER_FETCH, -(-active // _WRITES_PER_SECOND))
+
+    def phases(self) -> list[Phase]:
+        """Return the phase of every known fetch."""
+        return list(self._phases.values())
+
+    def is_due(self, key: Key) -> bool:
+        """Return whether it is time for the fetch's progress."""
+        last = self._written.get(key)
+        # Half a second less: the timer that brings us here is not exact, and a miss would cost a whole interval.
+        return last is None or self._clock() - last >= self.interval - 0.5
+
+    def note_write(self, key: Key) -> None:
+        """Note that the fetch's progress is being written now."""
+        self._written[key] = self._clock()
+
+    def note_phase(self, key: Key, phase: Phase | None) -> None:
+        """Note the fetch's phase; None forgets it."""
+        if phase is None:
+            self._phases.pop(key, None)
+            self._written.pop(key, None)
+            return
+        self._phases[key] = phase

@@ -1,0 +1,101 @@
+"""The downloader's config of one attempt, in an immutable ConfigMap. Pure."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import yaml
+
+from datafetch_api.config import DownloadConfig, DownloadItem, Managed
+from datafetch_api.quantities import parse_bytes
+from datafetch_api.rendering import download_item, transfer_settings
+from datafetch_api.resource import DataFetch, Source
+from datafetch_operator.observation import Claim
+from datafetch_operator.render.labels import Wanted, object_name
+from datafetch_operator.render.metadata import object_metadata
+
+CONFIG_KEY = "config.yaml"
+VOLUME_PATH = "/volume"
+"""Where the root of the claim is mounted."""
+SECRETS_PATH = "/etc/datafetch/secrets"
+"""Where each source's Secret is mounted, in a directory by the source's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a fetch: it has one ConfigMap and one Job, which never change."""
+
+    fetch: DataFetch
+    wanted: Wanted
+    number: int
+    claim: Claim
+    prune_replaced_before: datetime | None = None
+    """Revisions that were replaced before this time are used by no running pod."""
+
+    @property
+    def name(self) -> str:
+        """Name of the Job and the ConfigMap."""
+        return object_name(self.fetch.metadata.name, self.fetch.metadata.uid, self.wanted, self.number)
+
+
+def download_items(sources: Sequence[Source]) -> tuple[DownloadItem, ...]:
+    """Return the download items of the sources, with their credentials where the Job mounts them.
+
+    Raises ValueError with a sentence where a source cannot be used.
+    """
+    return tuple(
+        download_item(source, f"{SECRETS_PATH}/{source.name}" if source.secret_ref else None) for source in sources
+    )
+
+
+def render_config(attempt: Attempt) -> str:
+    """Return the downloader's config file."""
+    fetch, spec = attempt.fetch, attempt.fetch.spec
+    if spec.target is None:
+        raise ValueError("a recipe has no Job")
+    config = DownloadConfig(
+        managed=Managed(
+            volume=VOLUME_PATH,
+            path=spec.target.path or fetch.metadata.name,
+            namespace=fetch.metadata.namespace,
+            name=fetch.metadata.name,
+            uid=fetch.metadata.uid,
+            spec_hash=attempt.wanted.spec_hash,
+            keep_revisions=spec.target.keep_revisions,
+            prune_replaced_before=attempt.prune_replaced_before,
+        ),
+        download_items=download_items(spec.sources),
+        transfer=transfer_settings(spec.transfer),
+        capacity_bytes=_capacity(attempt.claim),
+    )
+    # Defaults are part of the contract and change with it, so what equals its default is left out, for who reads it.
+    content = config.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def digest(config: str) -> str:
+    """Return what `--config-digest` says of a config file."""
+    return f"sha256:{hashlib.sha256(config.encode()).hexdigest()}"
+
+
+def render_config_map(attempt: Attempt) -> dict[str, Any]:
+    """Return the immutable ConfigMap with the attempt's config."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": object_metadata(attempt.fetch, attempt.name, owned=True),
+        "immutable": True,
+        "data": {CONFIG_KEY: render_config(attempt)},
+    }
+
+
+def _capacity(claim: Claim) -> int | None:
+    size = claim.capacity or claim.requested
+    if size is None:
+        return None
+    try:
+        return parse_bytes(size)
+    except ValueError:
+        return None  # A quantity in a form that sizes are rarely written in (`1e9`): the file system's word must do.

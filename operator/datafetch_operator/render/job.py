@@ -1,0 +1,184 @@
+"""The download Job of one attempt. Pure.
+
+Its pods fit the `restricted` Pod Security Standard, carry no token of a service account, and mount Secrets as files.
+"""
+
+from typing import Any
+
+from datafetch_api.exit_codes import non_retryable
+from datafetch_api.resource import ApiModel, JobTemplate, Source
+from datafetch_operator.render.config_map import (
+    CONFIG_KEY,
+    SECRETS_PATH,
+    VOLUME_PATH,
+    Attempt,
+    digest,
+    render_config,
+)
+from datafetch_operator.render.labels import (
+    ATTEMPT_ANNOTATION,
+    CLAIM_UID_ANNOTATION,
+    CONTAINER,
+    GENERATION_ANNOTATION,
+    SPEC_HASH_ANNOTATION,
+    TRIGGER_ANNOTATION,
+    labels,
+)
+from datafetch_operator.render.metadata import object_metadata
+from datafetch_operator.settings import Settings
+
+CONFIG_PATH = "/etc/datafetch/config"
+SCRATCH_PATH = "/tmp"  # noqa: S108 - the mount path of a volume of the pod's own
+GRACE_SECONDS = 30
+"""What a pod gets to keep its state after SIGTERM."""
+
+_CONTAINER_SECURITY: dict[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def render_job(attempt: Attempt, settings: Settings) -> dict[str, Any]:
+    """Return the attempt's Job."""
+    template = attempt.fetch.spec.job
+    spec: dict[str, Any] = {
+        "backoffLimit": template.backoff_limit,
+        "podFailurePolicy": {"rules": _failure_rules()},
+        "template": {"metadata": _pod_metadata(attempt), "spec": _pod_spec(attempt, settings)},
+    }
+    if template.active_deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = template.active_deadline_seconds
+    # No ttlSecondsAfterFinished: the TTL controller could remove the Job before its result was read. The operator
+    # removes it itself, when the time is over and the result stands in the status.
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": object_metadata(
+            attempt.fetch,
+            attempt.name,
+            owned=True,
+            more_labels=template.labels,
+            annotations={**template.annotations, **_attempt_annotations(attempt)},
+        ),
+        "spec": spec,
+    }
+
+
+def _attempt_annotations(attempt: Attempt) -> dict[str, str]:
+    wanted = attempt.wanted
+    annotations = {
+        ATTEMPT_ANNOTATION: str(attempt.number),
+        CLAIM_UID_ANNOTATION: wanted.claim_uid,
+        GENERATION_ANNOTATION: str(attempt.fetch.metadata.generation),
+        SPEC_HASH_ANNOTATION: wanted.spec_hash,
+    }
+    return annotations | ({} if wanted.trigger is None else {TRIGGER_ANNOTATION: wanted.trigger})
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    """Return the pod failure policy: a disruption counts for nothing, and what no retry can mend ends the Job."""
+    codes = {"containerName": CONTAINER, "operator": "In", "values": [int(code) for code in non_retryable()]}
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailJob", "onExitCodes": codes},
+    ]
+
+
+def _pod_metadata(attempt: Attempt) -> dict[str, Any]:
+    template, metadata = attempt.fetch.spec.job, attempt.fetch.metadata
+    rendered: dict[str, Any] = {"labels": {**template.labels, **labels(metadata.name, metadata.uid)}}
+    if template.annotations:
+        rendered["annotations"] = dict(template.annotations)
+    return rendered
+
+
+def _pod_spec(attempt: Attempt, settings: Settings) -> dict[str, Any]:
+    template = attempt.fetch.spec.job
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": _pod_security(template, settings),
+        "containers": [_container(attempt, settings)],
+        "volumes": _volumes(attempt),
+    }
+    return spec | _scheduling(template) | _pull_secrets(template, settings)
+
+
+def _pod_security(template: JobTemplate, settings: Settings) -> dict[str, Any]:
+    return dict(
+        settings.pod_security_context if template.pod_security_context is None else template.pod_security_context
+    )
+
+
+def _scheduling(template: JobTemplate) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "nodeSelector": dict(template.node_selector),
+        "tolerations": [_json(toleration) for toleration in template.tolerations],
+        "affinity": template.affinity,
+        "serviceAccountName": template.service_account_name,
+        "priorityClassName": template.priority_class_name,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _pull_secrets(template: JobTemplate, settings: Settings) -> dict[str, Any]:
+    names = [*(secret.name for secret in template.image_pull_secrets), *settings.downloader_pull_secrets]
+    return {"imagePullSecrets": [{"name": name} for name in dict.fromkeys(names)]} if names else {}
+
+
+def _container(attempt: Attempt, settings: Settings) -> dict[str, Any]:
+    template = attempt.fetch.spec.job
+    ours = {"HOME": SCRATCH_PATH, "TMPDIR": SCRATCH_PATH}
+    env = [{"name": name, "value": value} for name, value in ours.items()]
+    return {
+        "name": CONTAINER,
+        "image": settings.downloader_image,
+        "imagePullPolicy": settings.downloader_pull_policy,
+        "args": ["run", f"{CONFIG_PATH}/{CONFIG_KEY}", "--config-digest", digest(render_config(attempt))],
+        "env": [*env, *(_json(variable) for variable in template.env if variable.name not in ours)],
+        "resources": settings.downloader_resources if template.resources is None else _json(template.resources),
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": _mounts(attempt),
+    }
+
+
+def _mounts(attempt: Attempt) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "volume", "mountPath": VOLUME_PATH},
+        {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
+        {"name": "scratch", "mountPath": SCRATCH_PATH},
+    ]
+    secrets = [
+        {"name": volume, "mountPath": f"{SECRETS_PATH}/{source.name}", "readOnly": True}
+        for volume, source in _secret_sources(attempt)
+    ]
+    return mounts + secrets
+
+
+def _volumes(attempt: Attempt) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "volume", "persistentVolumeClaim": {"claimName": attempt.claim.name}},
+        {"name": "config", "configMap": {"name": attempt.name}},
+        {"name": "scratch", "emptyDir": {}},
+    ]
+    # 0440: the files belong to root, and the pod reads them by its fsGroup.
+    secrets = [
+        {"name": volume, "secret": {"secretName": source.secret_ref.name, "defaultMode": 0o440}}
+        for volume, source in _secret_sources(attempt)
+        if source.secret_ref is not None
+    ]
+    return volumes + secrets
+
+
+def _secret_sources(attempt: Attempt) -> list[tuple[str, Source]]:
+    """Return the sources with a Secret, each with the name of its volume."""
+    sources = attempt.fetch.spec.sources
+    return [(f"secret-{number}", source) for number, source in enumerate(sources) if source.secret_ref is not None]
+
+
+def _json(model: ApiModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)

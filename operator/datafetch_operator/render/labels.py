@@ -1,0 +1,80 @@
+"""Names, labels and annotations of the objects that the operator makes. Pure.
+
+Pods carry labels only: a pod annotation under `datafetch.io/` is a request to the webhook.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from datafetch_api import GROUP
+
+FIELD_MANAGER = "datafetch-operator"
+
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+NAME_LABEL = f"{GROUP}/name"
+UID_LABEL = f"{GROUP}/uid"
+
+ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
+CLAIM_UID_ANNOTATION = f"{GROUP}/claim-uid"
+GENERATION_ANNOTATION = f"{GROUP}/generation"
+SPEC_HASH_ANNOTATION = f"{GROUP}/spec-hash"
+TRIGGER_ANNOTATION = f"{GROUP}/trigger"
+
+CONTAINER = "datafetch"
+"""Name of the download container."""
+
+OURS = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
+"""Label selector of everything that the operator makes."""
+
+_LABEL_LENGTH = 63
+_STEM_LENGTH = 40
+_DIGEST_LENGTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an attempt is for. As long as this stays the same, attempts are counted on."""
+
+    spec_hash: str
+    trigger: str | None
+    """The trigger that waits to be handled; None where none does."""
+    claim_uid: str
+
+
+def object_name(fetch_name: str, uid: str, wanted: Wanted, attempt: int) -> str:
+    """Return the name of an attempt's Job and ConfigMap.
+
+    It is derived from all that the attempt is for, so that two operators can only make the same object twice, and an
+    old object never stands in the way of a new one. Never change what goes into the hash: Jobs in flight would be
+    replaced by an upgrade.
+    """
+    text = json.dumps([1, uid, wanted.spec_hash, wanted.trigger, wanted.claim_uid, attempt])
+    stem = fetch_name[:_STEM_LENGTH].replace(".", "-").rstrip("-")
+    return f"{stem}-{_digest(text)}"
+
+
+def labels(fetch_name: str, uid: str) -> dict[str, str]:
+    """Return the labels of everything that is made for a DataFetch."""
+    return {
+        MANAGED_BY_LABEL: FIELD_MANAGER,
+        "app.kubernetes.io/name": "datafetch",
+        NAME_LABEL: _label_value(fetch_name),
+        UID_LABEL: uid,
+    }
+
+
+def of_fetch(uid: str) -> str:
+    """Return the label selector of what was made for one DataFetch."""
+    return f"{OURS},{UID_LABEL}={uid}"
+
+
+def _label_value(name: str) -> str:
+    if len(name) <= _LABEL_LENGTH:
+        return name
+    stem = name[: _LABEL_LENGTH - _DIGEST_LENGTH - 1].rstrip("-.")
+    return f"{stem}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]

@@ -1,0 +1,335 @@
+"""From a step in the life of a DataFetch to its status: phase, conditions, progress; and from two statuses to events.
+
+Pure. Conditions follow metav1: `lastTransitionTime` moves only when `status` does. `lifecycle` says which step it is.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from datafetch_api.quantities import format_bytes
+from datafetch_api.report import Progress
+from datafetch_api.resource import (
+    Condition,
+    ConditionType,
+    DataFetchStatus,
+    ObjectMeta,
+    Phase,
+    ProgressStatus,
+    TargetStatus,
+)
+from datafetch_api.spec_hash import spec_hash
+from datafetch_operator import steps, waiting
+from datafetch_operator.observation import Observation
+from datafetch_operator.reasons import BLOCKED, Reason
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """What one condition is to say."""
+
+    truth: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """A Kubernetes event to post."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def describe(seen: Observation, status: DataFetchStatus, step: steps.Step) -> DataFetchStatus:
+    """Return the whole status at this step; equal to what stands there already where nothing is new."""
+    sayings = _sayings(seen, status, step)
+    return status.model_copy(
+        update={
+            "observed_generation": seen.fetch.metadata.generation,
+            "phase": _phase(step, sayings),
+            "reason": _explanation(step, sayings),
+            "progress": _progress(seen, status, step),
+            "target": _target(seen, status, step),
+            "conditions": _conditions(seen, sayings),
+        }
+    )
+
+
+def describe_unreadable(fetch: ObjectMeta, status: DataFetchStatus, problem: str, now: datetime) -> DataFetchStatus:
+    """Return the status of a resource whose spec this operator cannot read: the CRD and the operator do not fit."""
+    known = _by_type(status).get(ConditionType.ACCEPTED)
+    condition = Condition(
+        type=ConditionType.ACCEPTED,
+        status="False",
+        observed_generation=fetch.generation,
+        last_transition_time=known.last_transition_time if known and known.status == "False" else now,
+        reason=Reason.INVALID_SPEC,
+        message=problem,
+    )
+    others = [other for other in status.conditions if other.type != ConditionType.ACCEPTED]
+    return status.model_copy(
+        update={
+            "observed_generation": fetch.generation,
+            "phase": Phase.FAILED,
+            "reason": Reason.INVALID_SPEC.value,
+            "conditions": [condition, *others],
+        }
+    )
+
+
+def events(old: DataFetchStatus, new: DataFetchStatus) -> list[EventRecord]:
+    """Return what happened between two statuses; nothing where only the progress moved."""
+    found: list[EventRecord] = []
+    if new.job_ref and (old.job_ref is None or old.job_ref.name != new.job_ref.name):
+        found.append(EventRecord("Normal", Reason.FETCH_STARTED, f"Attempt {new.attempts}: Job {new.job_ref.name}."))
+    if new.artifact and new.artifact != old.artifact:
+        size = format_bytes(new.artifact.size_bytes)
+        found.append(EventRecord("Normal", Reason.FETCH_COMPLETED, f"{size} in {new.artifact.files} files published."))
+    if new.phase == Phase.SUSPENDED and old.phase != Phase.SUSPENDED:
+        found.append(EventRecord("Normal", Reason.SUSPENDED, "Fetching is suspended; parts stay on the volume."))
+    if old.phase == Phase.SUSPENDED and new.phase != Phase.SUSPENDED:
+        found.append(EventRecord("Normal", Reason.RESUMED, "Fetching goes on."))
+    return found + _warnings(old, new)
+
+
+def _warnings(old: DataFetchStatus, new: DataFetchStatus) -> list[EventRecord]:
+    before, after = _by_type(old), _by_type(new)
+    found: list[EventRecord] = []
+    for kind, condition in after.items():
+        known = before.get(kind)
+        if known is not None and (known.status, known.reason) == (condition.status, condition.reason):
+            continue
+        if kind == ConditionType.FAILED and condition.status == "True":
+            found.append(EventRecord("Warning", Reason.FETCH_FAILED, f"{condition.reason}: {condition.message}"))
+        elif kind == ConditionType.PROGRESSING and condition.reason == Reason.RETRYING:
+            found.append(EventRecord("Warning", Reason.FETCH_RETRYING, condition.message))
+        elif _asks_somebody(condition):
+            found.append(EventRecord("Warning", condition.reason, condition.message))
+    return found
+
+
+def _asks_somebody(condition: Condition) -> bool:
+    if condition.status == "True":
+        return False
+    asking = {
+        ConditionType.ACCEPTED: {Reason.INVALID_SPEC, Reason.TARGET_CONFLICT},
+        ConditionType.READY: {Reason.CLAIM_REPLACED},
+        ConditionType.TARGET_READY: {Reason.CLAIM_NOT_FOUND, Reason.CLAIM_REJECTED, Reason.CLAIM_LOST},
+        ConditionType.PROGRESSING: BLOCKED,
+    }
+    return condition.reason in asking.get(ConditionType(condition.type), ())
+
+
+def _by_type(status: DataFetchStatus) -> dict[str, Condition]:
+    known = set(ConditionType)
+    return {condition.type: condition for condition in status.conditions if condition.type in known}
+
+
+# --- conditions ------------------------------------------------------------------------------------------------------
+
+
+def _sayings(seen: Observation, status: DataFetchStatus, step: steps.Step) -> dict[ConditionType, Saying]:
+    if isinstance(step, steps.Recipe):
+        message = "A recipe: nothing is downloaded until a pod asks for it."
+        return {ConditionType.ACCEPTED: Saying(True, Reason.ACCEPTED, message)}
+    return {
+        ConditionType.ACCEPTED: _accepted(step),
+        ConditionType.TARGET_READY: _target_ready(seen, step),
+        ConditionType.READY: _ready(seen, status),
+        ConditionType.UP_TO_DATE: _up_to_date(seen, status),
+        ConditionType.PROGRESSING: _progressing(seen, step),
+        ConditionType.FAILED: _failed(status, step),
+    }
+
+
+def _accepted(step: steps.Step) -> Saying:
+    if isinstance(step, steps.Refused):
+        return Saying(False, step.reason, step.message)
+    return Saying(True, Reason.ACCEPTED, "The spec can be carried out.")
+
+
+def _target_ready(seen: Observation, step: steps.Step) -> Saying:
+    name = _claim_name(seen)
+    claim = seen.claim
+    if claim is None and seen.refusal is not None and isinstance(step, steps.CreateClaim):
+        return Saying(False, Reason.CLAIM_REJECTED, f"Claim {name!r} cannot be created: {seen.refusal}")
+    if claim is None:
+        return Saying(False, Reason.CLAIM_NOT_FOUND, f"There is no claim {name!r}; create it, or set target.create.")
+    if claim.deleting:
+        return Saying(False, Reason.CLAIM_TERMINATING, f"Claim {name!r} is being deleted.")
+    if claim.phase == "Lost":
+        return Saying(False, Reason.CLAIM_LOST, f"Claim {name!r} has lost its volume.")
+    if claim.phase == "Bound":
+        return Saying(True, Reason.CLAIM_BOUND, f"Claim {name!r} is bound.")
+    says = waiting.claim_notice(seen)
+    return Saying(False, Reason.CLAIM_PENDING, f"Claim {name!r} is not bound yet." + (f" {says}" if says else ""))
+
+
+def _ready(seen: Observation, status: DataFetchStatus) -> Saying:
+    artifact = status.artifact
+    if artifact is None:
+        return Saying(False, Reason.NOT_PUBLISHED, "No complete revision is published yet.")
+    if seen.claim is None or seen.claim.uid != artifact.claim_uid:
+        message = f"The data was on another claim {_claim_name(seen)!r}, which is gone."
+        return Saying(False, Reason.CLAIM_REPLACED, message)
+    size = format_bytes(artifact.size_bytes)
+    return Saying(True, Reason.PUBLISHED, f"{size} in {artifact.files} files are published.")
+
+
+def _up_to_date(seen: Observation, status: DataFetchStatus) -> Saying:
+    ready = _ready(seen, status)
+    if not ready.truth or status.artifact is None:
+        return ready
+    if status.artifact.spec_hash != spec_hash(seen.fetch.spec.sources):
+        return Saying(False, Reason.SPEC_CHANGED, "The published revision is of other sources than the spec's.")
+    trigger = seen.fetch.spec.refresh.trigger
+    if trigger and trigger != status.last_handled_trigger:
+        return Saying(False, Reason.TRIGGER_PENDING, f"Trigger {trigger!r} has not been handled yet.")
+    return Saying(True, Reason.CURRENT, "The published revision is of this spec.")
+
+
+def _progressing(seen: Observation, step: steps.Step) -> Saying:
+    match step:
+        case steps.Watch(activity=activity):
+            return Saying(activity.moving, activity.reason, activity.message)
+        case steps.Start(attempt=attempt):
+            return _starting(seen, attempt.name)
+        case steps.AwaitRemoval(job=job):
+            return Saying(True, Reason.STARTING, f"The next attempt follows when Job {job.name} is out of the way.")
+        case steps.Done():
+            return Saying(False, Reason.COMPLETED, "Nothing is left to fetch.")
+        case steps.Failed():
+            return Saying(False, Reason.ATTEMPT_FAILED, "A change of the spec or a new trigger starts it again.")
+        case steps.Suspended():
+            return Saying(False, Reason.SUSPENDED, "spec.suspend is set; what was fetched stays on the volume.")
+        case steps.Refused():
+            return Saying(False, Reason.NOT_ACCEPTED, "The spec cannot be carried out.")
+        case _:
+            return Saying(False, Reason.TARGET_NOT_READY, "It goes on by itself when the claim is there.")
+
+
+def _starting(seen: Observation, name: str) -> Saying:
+    if seen.refusal is not None:
+        return Saying(False, Reason.JOB_REJECTED, f"The API server does not take Job {name}: {seen.refusal}")
+    # Until it is taken, what the API server said stays: it is asked again and again, and the status is to stand still.
+    known = _by_type(seen.fetch.status).get(ConditionType.PROGRESSING)
+    if known is not None and known.reason == Reason.JOB_REJECTED and f" {name}:" in known.message:
+        return Saying(False, known.reason, known.message)
+    return Saying(True, Reason.STARTING, f"Job {name} is being created.")
+
+
+def _failed(status: DataFetchStatus, step: steps.Step) -> Saying:
+    if isinstance(step, steps.Failed) and status.last_failure is not None:
+        return Saying(True, status.last_failure.reason, status.last_failure.message)
+    if isinstance(step, steps.Refused) and step.reason is Reason.INVALID_SPEC:
+        return Saying(True, step.reason, step.message)
+    return Saying(False, Reason.NOT_FAILED, "The last attempt has not failed for good.")
+
+
+def _conditions(seen: Observation, sayings: dict[ConditionType, Saying]) -> list[Condition]:
+    before = _by_type(seen.fetch.status)
+    conditions = []
+    for kind, saying in sayings.items():
+        truth: Truth = "True" if saying.truth else "False"
+        known = before.get(kind)
+        since = known.last_transition_time if known is not None and known.status == truth else seen.now
+        conditions.append(
+            Condition(
+                type=kind,
+                status=truth,
+                observed_generation=seen.fetch.metadata.generation,
+                last_transition_time=since,
+                reason=saying.reason,
+                message=saying.message,
+            )
+        )
+    return conditions
+
+
+# --- phase, progress, target -----------------------------------------------------------------------------------------
+
+
+def _phase(step: steps.Step, sayings: dict[ConditionType, Saying]) -> Phase:
+    match step:
+        case steps.Recipe():
+            return Phase.RECIPE
+        case steps.Suspended():
+            return Phase.SUSPENDED
+        case steps.Done():
+            return Phase.READY
+        case steps.Failed():
+            return Phase.FAILED
+        case steps.Refused(reason=reason):
+            return Phase.FAILED if reason is Reason.INVALID_SPEC else Phase.PENDING
+        case steps.CreateClaim() | steps.AwaitClaim():
+            return Phase.PENDING
+    if sayings[ConditionType.READY].truth:
+        return Phase.REFRESHING
+    if isinstance(step, steps.Watch) and step.activity.fetching:
+        return Phase.FETCHING
+    return Phase.PENDING
+
+
+def _explanation(step: steps.Step, sayings: dict[ConditionType, Saying]) -> str:
+    match step:
+        case steps.Recipe():
+            return Reason.RECIPE.value
+        case steps.Refused():
+            kind = ConditionType.ACCEPTED
+        case steps.CreateClaim() | steps.AwaitClaim():
+            kind = ConditionType.TARGET_READY
+        case steps.Failed():
+            kind = ConditionType.FAILED
+        case steps.Done():
+            kind = ConditionType.READY
+        case _:
+            kind = ConditionType.PROGRESSING
+    return str(sayings[kind].reason)
+
+
+def _progress(seen: Observation, status: DataFetchStatus, step: steps.Step) -> ProgressStatus | None:
+    if seen.progress is None or not isinstance(step, steps.Watch):
+        return status.progress
+    news = seen.progress
+    return ProgressStatus(
+        percent=news.percent,
+        total_bytes=news.total_bytes,
+        completed_bytes=news.completed_bytes,
+        reused_bytes=news.reused_bytes,
+        total_files=news.total_files,
+        completed_files=news.completed_files,
+        bytes_per_second=news.bytes_per_second,
+        estimated_completion_time=_estimate(news),
+        last_progress_time=news.last_progress_time and news.last_progress_time.replace(microsecond=0),
+    )
+
+
+def _estimate(news: Progress) -> datetime | None:
+    if news.total_bytes is None or not news.bytes_per_second:
+        return None
+    left = max(0, news.total_bytes - news.completed_bytes)
+    return news.time.replace(microsecond=0) + timedelta(seconds=-(-left // news.bytes_per_second))
+
+
+def _target(seen: Observation, status: DataFetchStatus, step: steps.Step) -> TargetStatus | None:
+    target = seen.fetch.spec.target
+    if target is None:
+        return None
+    known = status.target
+    capacity = seen.claim.capacity if seen.claim else None
+    if isinstance(step, steps.Failed) and known is not None and known.capacity is not None:
+        capacity = known.capacity  # What was too small: a larger claim than this starts it again.
+    return TargetStatus(
+        claim_name=target.persistent_volume_claim.claim_name,
+        path=target.path or seen.fetch.metadata.name,
+        capacity=capacity,
+        publication=known.publication if known else None,
+    )
+
+
+def _claim_name(seen: Observation) -> str:
+    return seen.fetch.spec.target.persistent_volume_claim.claim_name if seen.fetch.spec.target else ""

@@ -1,0 +1,92 @@
+"""The steps in the life of a DataFetch: what `lifecycle` finds it at, and `status` describes. Values only."""
+
+from dataclasses import dataclass
+
+from datafetch_operator.observation import Job
+from datafetch_operator.reasons import Reason
+from datafetch_operator.render.config_map import Attempt
+from datafetch_operator.waiting import Activity
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """It has no target: there is nothing to do until a pod asks."""
+
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The spec cannot be carried out."""
+
+    reason: Reason
+    message: str
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """It is to stand still."""
+
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateClaim:
+    """Its claim is missing and is to be made."""
+
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitClaim:
+    """Its claim is missing, or on its way out."""
+
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What is wanted is published."""
+
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed, and nothing has changed since that could mend it."""
+
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt is to be started; `is_new` where the status does not count it yet."""
+
+    attempt: Attempt
+    is_new: bool
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitRemoval:
+    """The attempt's Job is on its way out, or ended without a result: the next attempt comes after it."""
+
+    job: Job
+    look_again_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The attempt's Job is at work, or waits for something."""
+
+    job: Job
+    activity: Activity
+
+    @property
+    def look_again_seconds(self) -> float | None:
+        """When to look again, where no event will say that something changed."""
+        return self.activity.look_again_seconds
+
+
+Step = Recipe | Refused | Suspended | CreateClaim | AwaitClaim | Done | Failed | Start | AwaitRemoval | Watch

@@ -1,0 +1,229 @@
+"""What a Job that has not ended is doing, or what it waits for, in one reason and one sentence. Pure.
+
+Container states and conditions say some of it at once. The rest stands only in events (a missing Secret is a
+FailedMount event, a full quota a FailedCreate event): those are asked for once something has waited `PATIENCE`.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from datafetch_api.report import Progress, Stage
+from datafetch_api.resource import ProgressStatus, Source
+from datafetch_operator.observation import Claim, Job, Notice, Observation, Pod
+from datafetch_operator.outcome import last_failure
+from datafetch_operator.reasons import RUNNING, Reason
+
+PATIENCE = timedelta(seconds=10)
+"""How long something may wait before anybody is asked why."""
+_ASK_AGAIN_SECONDS = 10
+_FIRST_NEWS_SECONDS = 1
+_UNTIL_LISTED_SECONDS = 2
+
+_STAGES = {
+    Stage.WAITING: Reason.TARGET_LOCKED,
+    Stage.LISTING: Reason.LISTING,
+    Stage.FETCHING: Reason.FETCHING,
+    Stage.PUBLISHING: Reason.PUBLISHING,
+}
+_CONTAINER_WAITS = {
+    "ErrImagePull": Reason.IMAGE_PULL_FAILED,
+    "ImagePullBackOff": Reason.IMAGE_PULL_FAILED,
+    "InvalidImageName": Reason.IMAGE_PULL_FAILED,
+    "ErrImageNeverPull": Reason.IMAGE_PULL_FAILED,
+    "RegistryUnavailable": Reason.IMAGE_PULL_FAILED,
+    "CreateContainerConfigError": Reason.CONTAINER_CONFIG_ERROR,
+    "CreateContainerError": Reason.CONTAINER_CONFIG_ERROR,
+    "RunContainerError": Reason.CONTAINER_CONFIG_ERROR,
+}
+_POD_EVENTS = {
+    "FailedMount": Reason.VOLUME_MOUNT_FAILED,
+    "FailedAttachVolume": Reason.VOLUME_ATTACH_FAILED,
+    "FailedMapVolume": Reason.VOLUME_MOUNT_FAILED,
+    "FailedCreatePodSandBox": Reason.SANDBOX_FAILED,
+    "FailedScheduling": Reason.UNSCHEDULABLE,
+}
+_JOB_EVENTS = (
+    (re.compile(r"exceeded quota|must specify (limits|requests)|LimitRange", re.IGNORECASE), Reason.QUOTA_EXCEEDED),
+    (re.compile(r"violates PodSecurity"), Reason.POD_SECURITY_VIOLATION),
+    (re.compile(r"service ?account .*not found"), Reason.SERVICE_ACCOUNT_NOT_FOUND),
+)
+_MISSING_SECRET = re.compile(r'secret "([^"]+)" not found')
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What an unfinished Job is doing."""
+
+    moving: bool
+    """False where somebody has to change something before it goes on."""
+    reason: Reason
+    message: str
+    fetching: bool = False
+    """Whether the download runs, or ran and will run again: phase Fetching rather than Pending."""
+    look_again_seconds: float | None = None
+    """When to look again, where no event will say that something changed."""
+
+
+def watch(seen: Observation, job: Job) -> Activity:
+    """Return what the Job is doing."""
+    pods = seen.pods_of(job)
+    live = [pod for pod in pods if not pod.finished and not pod.deleting]
+    tries = _tries(job, pods)
+    if not live:
+        return _without_pod(seen, job, pods, tries)
+    pod = live[-1]
+    if pod.running:
+        return _running(seen, pod, tries)
+    return _pending(seen, job, pod, tries, is_first=pod is pods[0])
+
+
+def to_ask(seen: Observation, job: Job) -> tuple[str, ...]:
+    """Return the uids of the objects whose events may say why the Job waits; empty where it has not waited long."""
+    pods = [pod for pod in seen.pods_of(job) if not pod.finished]
+    if any(pod.running or pod.termination for pod in pods):
+        return ()
+    waiting: list[Pod | Job] = [pods[-1]] if pods else [job] if not seen.pods_of(job) else []
+    uids = [thing.uid for thing in waiting if seen.now - thing.created >= PATIENCE]
+    return (*uids, *claim_to_ask(seen.claim, seen.now)) if uids else ()
+
+
+def claim_to_ask(claim: Claim | None, now: datetime) -> tuple[str, ...]:
+    """Return the claim's uid where it has been pending for long."""
+    long_pending = claim is not None and claim.phase == "Pending" and now - claim.created >= PATIENCE
+    return (claim.uid,) if claim is not None and long_pending else ()
+
+
+def pod_with_news(seen: Observation, job: Job) -> Pod | None:
+    """Return the running pod whose log may hold progress."""
+    return next((pod for pod in reversed(seen.pods_of(job)) if pod.running), None)
+
+
+def is_news(known: ProgressStatus | None, progress: Progress, *, due: bool) -> bool:
+    """Return whether progress is worth a write: when it is due, the first, and the first that knows the total."""
+    if due or known is None:
+        return True
+    return known.total_bytes is None and progress.total_bytes is not None
+
+
+def claim_notice(seen: Observation) -> str | None:
+    """Return what the newest event about the claim says."""
+    return _newest(seen.notices, seen.claim.uid) if seen.claim else None
+
+
+def _tries(job: Job, pods: tuple[Pod, ...]) -> str:
+    """Return how often it was tried and how the last try ended; empty at the first."""
+    found = last_failure(pods)
+    if found is None:
+        return ""
+    _, failure = found
+    failed = max(job.failed_pods, 1)
+    return f" Try {failed + 1} of {job.backoff_limit + 1}: the last ended with {failure.reason}: {failure.message}"
+
+
+def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str) -> Activity:
+    if any(pod.termination is not None and pod.termination.exit_code == 0 for pod in pods):
+        return Activity(True, Reason.PUBLISHING, "The download has ended well.", fetching=True)
+    if tries:
+        return Activity(True, Reason.RETRYING, tries.strip(), fetching=True)
+    refused = [notice for notice in seen.notices if notice.uid == job.uid and notice.reason == "FailedCreate"]
+    if refused and not pods:
+        words = max(refused, key=lambda notice: notice.time).message
+        message = f"The Job cannot create its pod: {_line(words)}"
+        return Activity(False, _creation_reason(words), message, look_again_seconds=_ASK_AGAIN_SECONDS)
+    message = f"Job {job.name} was created." if not pods else "The pod is being replaced."
+    return Activity(True, Reason.STARTING, message, bool(pods), _until_patience_ends(seen.now, job.created))
+
+
+def _running(seen: Observation, pod: Pod, tries: str) -> Activity:
+    place = f"Pod {pod.name} runs on node {pod.node}." if pod.node else f"Pod {pod.name} runs."
+    status = seen.fetch.status
+    if seen.progress is None:
+        before = next((c.reason for c in status.conditions if c.type == "Progressing" and c.reason in RUNNING), None)
+        reason, words = Reason(before) if before else Reason.FETCHING, ""
+    else:
+        reason, words = _STAGES[seen.progress.stage], _line(seen.progress.message or "")
+    message = " ".join(part for part in (place, words, tries.strip()) if part)
+    again = _next_look(seen)
+    return Activity(True, reason, message, fetching=True, look_again_seconds=again)
+
+
+def _next_look(seen: Observation) -> float:
+    known = seen.fetch.status.progress
+    if known is None and seen.progress is None:
+        return _FIRST_NEWS_SECONDS
+    total = seen.progress.total_bytes if seen.progress else known.total_bytes if known else None
+    return seen.progress_interval if total is not None else _UNTIL_LISTED_SECONDS
+
+
+def _pending(seen: Observation, job: Job, pod: Pod, tries: str, *, is_first: bool) -> Activity:
+    blocked = _blocked(seen, pod)
+    if blocked is not None:
+        reason, message = blocked
+        return Activity(False, reason, message, not is_first, _ASK_AGAIN_SECONDS)
+    again = _until_patience_ends(seen.now, pod.created)
+    if tries:
+        return Activity(True, Reason.RETRYING, tries.strip(), not is_first, again)
+    message = f"Pod {pod.name} of Job {job.name} is starting."
+    return Activity(True, Reason.STARTING, message, not is_first, again)
+
+
+def _blocked(seen: Observation, pod: Pod) -> tuple[Reason, str] | None:
+    reason = _CONTAINER_WAITS.get(pod.waiting_reason)
+    if reason is not None:
+        return _explained(seen, reason, pod.waiting_message or pod.waiting_reason)
+    if seen.now - pod.created < PATIENCE:
+        return None
+    if pod.unschedulable is not None:
+        claim_says = claim_notice(seen)
+        because = f" The claim: {claim_says}" if claim_says else ""
+        return Reason.UNSCHEDULABLE, f"No node takes the download pod: {_line(pod.unschedulable)}{because}"
+    told = [
+        notice for notice in seen.notices if notice.uid == pod.uid and notice.warning and notice.reason in _POD_EVENTS
+    ]
+    if not told:
+        return None
+    newest = max(told, key=lambda notice: notice.time)
+    return _explained(seen, _POD_EVENTS[newest.reason], newest.message)
+
+
+def _explained(seen: Observation, reason: Reason, words: str) -> tuple[Reason, str]:
+    missing = _MISSING_SECRET.search(words)
+    if missing is None:
+        return reason, _steady(seen, reason, _line(words))
+    name = missing[1]
+    users = [source.name for source in seen.fetch.spec.sources if _uses(source, name)]
+    source = f" of source {users[0]!r}" if users else ""
+    message = (
+        f"Secret {name!r}{source} does not exist in namespace {seen.fetch.metadata.namespace!r}; create it, "
+        "and the fetch goes on by itself."
+    )
+    return Reason.SECRET_NOT_FOUND, message
+
+
+def _uses(source: Source, secret: str) -> bool:
+    return source.secret_ref is not None and source.secret_ref.name == secret
+
+
+def _steady(seen: Observation, reason: Reason, message: str) -> str:
+    """Return the message that already stands for an image that cannot be pulled: kubelet alternates between two."""
+    known = (c.message for c in seen.fetch.status.conditions if c.type == "Progressing" and c.reason == reason)
+    return next(known, message) if reason is Reason.IMAGE_PULL_FAILED else message
+
+
+def _creation_reason(message: str) -> Reason:
+    return next((reason for pattern, reason in _JOB_EVENTS if pattern.search(message)), Reason.POD_CREATION_FAILED)
+
+
+def _until_patience_ends(now: datetime, since: datetime) -> float:
+    left = (since + PATIENCE - now).total_seconds()
+    return left if left > 0 else _ASK_AGAIN_SECONDS
+
+
+def _newest(notices: tuple[Notice, ...], uid: str) -> str | None:
+    about = [notice for notice in notices if notice.uid == uid]
+    return _line(max(about, key=lambda notice: notice.time).message) if about else None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:2048]
