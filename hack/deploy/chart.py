@@ -8,9 +8,8 @@ from typing import Any
 
 from cluster import binaries, shell
 from cluster.errors import ClusterError
-from images import builder
-
 from deploy.kubectl import Kubectl
+from images import builder
 
 CHART = Path(__file__).resolve().parents[2] / "helm" / "datafetch"
 NAMESPACE = "datafetch-system"

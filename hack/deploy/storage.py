@@ -6,9 +6,8 @@ Starting and filling the servers is hack/storage.
 from dataclasses import dataclass
 
 from cluster.api import Object
-from storage.servers import AZURE_ACCOUNT, Addresses
-
 from deploy.kubectl import Kubectl
+from storage.servers import AZURE_ACCOUNT, Addresses
 
 NAMESPACE = "storage"
 _PORT_NAME = "http"
