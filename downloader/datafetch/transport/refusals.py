@@ -79,6 +79,24 @@ def retry_after(value: str | None, now: Callable[[], float] = time.time) -> floa
     return min(max(wait, 0.0), _LONGEST_WAIT)
 
 
+def reason_of(error: BaseException) -> str | None:
+    """Return the operating system's reason at the root of an SDK's network error (`Connection refused`), or None."""
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending:
+        cause = pending.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.strerror and cause.errno is not None:
+            return cause.strerror
+        if isinstance(cause, TimeoutError):
+            return "timed out"
+        # requests and urllib3 keep what happened in `reason` and among the arguments, not only as the cause.
+        pending += [cause.__context__, cause.__cause__, getattr(cause, "reason", None), *cause.args]
+    return None
+
+
 def code_and_message(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     """Return the provider's own code and message from an error body: XML of S3, GCS and Azure, JSON, or plain text."""
     header = headers.get("x-ms-error-code") or headers.get("x-error-code") or ""

@@ -1,0 +1,343 @@
+"""Azure Blob Storage: the SDK lists and signs; the bytes go over `transport`.
+
+Each range is a GET pinned by If-Match, allowed by the item's SAS token or by one that the SDK makes of the account key.
+Selections are `selection`'s business.
+"""
+
+import base64
+import binascii
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from azure.core.exceptions import (
+    AzureError,
+    HttpResponseError,
+    ResourceNotFoundError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
+
+from datafetch.credentials import CredentialFiles, Secrets
+from datafetch.errors import (
+    CredentialsRejectedError,
+    DataFetchError,
+    InvalidConfigError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+)
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources.selection import select
+from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
+from datafetch.transport.pool import CONNECT_SECONDS
+from datafetch.transport.refusals import reason_of
+from datafetch_api.config import AzureBlobItem, Selection
+
+_API_VERSION = "2021-12-02"
+_SAS_SECONDS = 3600.0
+_SAS_MARGIN_SECONDS = 600.0
+"""A token is made anew this long before it expires: a range may wait for bandwidth before it is asked for."""
+_RETRIES = {"retry_total": 4, "initial_backoff": 1, "increment_base": 2}
+_REJECTED = frozenset(
+    {
+        "AuthenticationFailed", "AuthorizationFailure", "AuthorizationPermissionMismatch", "InvalidAuthenticationInfo",
+        "KeyBasedAuthenticationNotPermitted", "NoAuthenticationInformation", "PublicAccessNotPermitted",
+        "AccountIsDisabled", "InsufficientAccountPermissions",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """How the account is reached: the SDK's client, and what signs the requests for bytes."""
+
+    client: BlobServiceClient
+    account_key: str | None
+    sas_token: str | None
+
+
+class AzureBlobSource:
+    """One `azure-blob` item. `stall_timeout` is the seconds that a connection may stay silent."""
+
+    def __init__(self, item: AzureBlobItem, *, stall_timeout: float) -> None:
+        self._item = item
+        self._secrets = Secrets()
+        self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
+        self._lock = threading.Lock()
+        ca_file = self._files.path("ca.crt")
+        self._options: dict[str, Any] = {
+            "connection_timeout": CONNECT_SECONDS,
+            "read_timeout": stall_timeout,
+            **_RETRIES,
+            **({"connection_verify": ca_file} if ca_file else {}),
+        }
+        self._access = self._connect()
+        self._tokens: dict[str, tuple[str, float]] = {}
+        self._transport = Transport(
+            stall_timeout=stall_timeout,
+            secrets=self._secrets,
+            ca_file=ca_file,
+            stored_encodings=True,
+            classify=_classify,
+        )
+
+    @property
+    def name(self) -> str:
+        """The item's name."""
+        return self._item.name
+
+    @property
+    def resolved_revision(self) -> str | None:
+        """None: a container has no revisions."""
+        return None
+
+    @property
+    def verifies(self) -> str:
+        """What is verified of each blob beside its size."""
+        return "MD5 of blobs that have one, ETag of the others"
+
+    def list(self) -> Iterator[Entry]:
+        """Yield the blobs of every container that the selections take."""
+        containers: dict[str, list[Selection]] = {}
+        for items in self._item.items:
+            containers.setdefault(items.container, []).extend(items.items)
+        for container, selections in containers.items():
+            try:
+                for entry in select(
+                    selections,
+                    f"container {container!r}",
+                    partial(self._find, container),
+                    partial(self._scan, container),
+                ):
+                    yield replace(entry, key=f"{container}/{entry.key}")
+            except DataFetchError as error:
+                raise error.at(self.name) from None
+
+    def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+        """Ask for a range of the blob, once more with new credentials where the files were rotated meanwhile."""
+        try:
+            try:
+                return self._open(entry, byte_range)
+            except CredentialsRejectedError:
+                if not self._reload():
+                    raise
+                return self._open(entry, byte_range)
+        except DataFetchError as error:
+            raise error.at(self.name, entry.key) from None
+
+    def close(self) -> None:
+        """Release connections."""
+        self._transport.close()
+        self._access.client.close()
+
+    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+        container, _, blob = entry.key.partition("/")
+        etag = entry.identity.removeprefix("etag:")
+        token = self._token(container)
+        base = str(self._access.client.url).partition("?")[0].rstrip("/")
+        url = f"{base}/{quote(container)}/{quote(blob, safe='/~')}{f'?{token}' if token else ''}"
+        headers = {"x-ms-version": _API_VERSION, **({"If-Match": etag} if etag else {})}
+        pin = Pin(entry.size, {"etag": etag} if etag else {})
+        return self._transport.open_range(Request(url, headers), byte_range, pin)
+
+    def _token(self, container: str) -> str | None:
+        """Return the SAS token for requests to a container; None for anonymous access."""
+        access = self._access
+        if access.account_key is None:
+            return access.sas_token
+        with self._lock:
+            token, expires = self._tokens.get(container, ("", 0.0))
+            if time.time() > expires - _SAS_MARGIN_SECONDS:
+                expires = time.time() + _SAS_SECONDS
+                token = self._make_token(container, access, expires)
+                self._tokens[container] = (token, expires)
+            return token
+
+    def _make_token(self, container: str, access: _Access, expires: float) -> str:
+        try:
+            token = generate_container_sas(
+                account_name=str(access.client.account_name),
+                container_name=container,
+                account_key=access.account_key,
+                permission=ContainerSasPermissions(read=True),
+                expiry=datetime.fromtimestamp(expires, UTC) + timedelta(seconds=1),
+            )
+        except (ValueError, AzureError) as error:
+            raise self._from_sdk(error, "the account key") from None
+        return self._secrets.add(str(token))
+
+    def _find(self, container: str, blob: str) -> Entry | None:
+        try:
+            found = self._access.client.get_blob_client(container, blob).get_blob_properties()
+        except ResourceNotFoundError as error:
+            if _code(error) in ("BlobNotFound", "ResourceNotFound", ""):
+                self._require_container(container)
+                return None
+            raise self._from_sdk(error, f"container {container!r}") from None
+        except (AzureError, ValueError) as error:
+            raise self._from_sdk(error, f"container {container!r}") from None
+        return _entry(found)
+
+    def _require_container(self, container: str) -> None:
+        """Raise what the container says, where it is the container that is missing or closed."""
+        try:
+            next(iter(self._access.client.get_container_client(container).list_blobs(results_per_page=1)), None)
+        except AzureError as error:
+            # Who may read but not list learns no more than that the blob is missing.
+            if _status(error) != 403:
+                raise self._from_sdk(error, f"container {container!r}") from None
+
+    def _scan(self, container: str, prefix: str) -> Iterator[Entry]:
+        try:
+            client = self._access.client.get_container_client(container)
+            for found in client.list_blobs(name_starts_with=prefix or None, include=["metadata"]):
+                if not _is_folder(found.metadata):
+                    yield _entry(found)
+        except (AzureError, ValueError) as error:
+            raise self._from_sdk(error, f"container {container!r}") from None
+
+    def _reload(self) -> bool:
+        """Connect anew where the credential files have changed; return whether they have."""
+        with self._lock:
+            if not self._files.has_changed():
+                return False
+            self._access = self._connect()
+            self._tokens.clear()
+            return True
+
+    def _connect(self) -> _Access:
+        """Return how the account is reached: what the item's files say, then its credentials_dir, then the environment.
+
+        Raises InvalidConfigError and CredentialsRejectedError.
+        """
+        item = self._item
+        connection_string = self._setting(
+            "connection_string_file",
+            item.connection_string_file,
+            "connection_string",
+            "AZURE_STORAGE_CONNECTION_STRING",
+        )
+        try:
+            if connection_string is not None and not item.anonymous:
+                client = BlobServiceClient.from_connection_string(connection_string, **self._options)
+                return self._access_of(client)
+            url = item.endpoint_url or self._account_url()
+            return self._access_of(BlobServiceClient(url, credential=self._find_credential(), **self._options))
+        except (ValueError, AzureError) as error:
+            what = "connection_string_file" if connection_string is not None else "the settings"
+            raise InvalidConfigError(
+                f"{what} cannot be used: {self._secrets.redact(str(error)).rstrip('.')}; check it", source=item.name
+            ) from None
+
+    def _access_of(self, client: BlobServiceClient) -> _Access:
+        credential = client.credential
+        key = getattr(credential, "account_key", None)
+        if key is not None:
+            return _Access(client, self._secrets.add(str(key)), None)
+        # The SDK keeps a SAS token, wherever it came from, as the query of its URL.
+        token = str(client.url).partition("?")[2]
+        return _Access(client, None, self._secrets.add(token) if token else None)
+
+    def _find_credential(self) -> str | dict[str, str] | None:
+        item = self._item
+        if item.anonymous:
+            return None
+        key = self._setting("account_key_file", item.account_key_file, "AZURE_STORAGE_KEY", "account_key")
+        if key is not None:
+            _require_base64(key, item.name)
+            return {"account_name": self._account(), "account_key": key}
+        sas = self._setting("sas_token_file", item.sas_token_file, "AZURE_STORAGE_SAS_TOKEN", "sas_token")
+        if sas is not None:
+            return sas.removeprefix("?")
+        raise CredentialsRejectedError(
+            "no Azure credentials found; name a connection_string_file, account_key_file or sas_token_file, or set "
+            "anonymous: true where the container is public",
+            source=item.name,
+        )
+
+    def _account_url(self) -> str:
+        return f"https://{self._account()}.blob.core.windows.net"
+
+    def _account(self) -> str:
+        account = self._item.account or self._setting("account", None, "AZURE_STORAGE_ACCOUNT", "account", secret=False)
+        if account is None:
+            raise InvalidConfigError(
+                "the storage account is not named; set account, or give a connection string", source=self._item.name
+            )
+        return account
+
+    def _setting(self, field: str, path: str | None, *keys: str, secret: bool = True) -> str | None:
+        """Return a setting: the named file's, else the credentials_dir's, else, in capitals, the environment's."""
+        value = self._files.value(field, path, *keys, secret=secret)
+        if value is not None or self._item.anonymous:
+            return value
+        found = next((os.environ[key] for key in keys if key.isupper() and os.environ.get(key)), None)
+        return self._secrets.add(found) if found is not None and secret else found
+
+    def _from_sdk(self, error: Exception, what: str) -> DataFetchError:
+        """Return our error for one of the SDK's. `what` says what was asked for."""
+        first_line = str(error).strip().partition("\n")[0]
+        message = self._secrets.redact(first_line.removeprefix("Operation returned an invalid status ").strip("'."))
+        if isinstance(error, HttpResponseError) and _status(error):
+            headers = getattr(error.response, "headers", None) or {}
+            lower = {str(name).lower(): str(value) for name, value in headers.items()}
+            return _classify(Refusal(_status(error), "", what, lower, _code(error), message))
+        if "CERTIFICATE_VERIFY_FAILED" in message:
+            return InvalidConfigError(f"{what}: {message}; give the server's CA as ca.crt among the credentials")
+        if isinstance(error, ServiceRequestError | ServiceResponseError):
+            return SourceUnavailableError(f"{what} cannot be reached: {reason_of(error) or message}")
+        return InvalidConfigError(f"{what}: {message}")
+
+
+def _entry(found: Any) -> Entry:  # noqa: ANN401 - the SDK's BlobProperties has no types
+    etag = str(found.etag or "").strip('"')
+    md5 = found.content_settings.content_md5
+    checksum = Checksum(ChecksumAlgorithm.MD5, bytes(md5).hex()) if md5 else None
+    return Entry(found.name, "", int(found.size), f'etag:"{etag}"' if etag else "", checksum)
+
+
+def _require_base64(key: str, source: str) -> None:
+    try:
+        base64.b64decode(key, validate=True)
+    except binascii.Error:
+        raise InvalidConfigError("account_key_file: the key is not base64; copy it anew", source=source) from None
+
+
+def _is_folder(metadata: Mapping[str, str] | None) -> bool:
+    """Return whether a blob stands for a directory, as accounts with a hierarchical namespace list them."""
+    return any(key.lower() == "hdi_isfolder" and value == "true" for key, value in (metadata or {}).items())
+
+
+def _status(error: AzureError) -> int:
+    return int(getattr(error, "status_code", None) or 0)
+
+
+def _code(error: AzureError) -> str:
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
+def _classify(refusal: Refusal) -> DataFetchError:
+    """Return the error that Azure's code stands for; where it has none, the status decides."""
+    code = refusal.code
+    # The number and time of the request stand after the message in every error body, and are in no sentence for people.
+    refusal = replace(refusal, message=refusal.message.partition(" RequestId:")[0].rstrip("."))
+    place = f"{refusal.url} answered {refusal.answer}"
+    if code in _REJECTED:
+        return CredentialsRejectedError(f"{place}; check the credentials and what they may read")
+    if code in ("ContainerNotFound", "ContainerBeingDeleted"):
+        return SourceNotFoundError(f"{place}; check the container's name and the account")
+    if code == "ResourceNotFound":
+        return SourceNotFoundError(f"{place}; check the container's name, and whether it may be read anonymously")
+    if code == "BlobArchived":
+        return SourceNotFoundError(f"{place}: the blob is archived; rehydrate it first")
+    if code in ("InvalidResourceName", "InvalidUri", "OutOfRangeInput"):
+        return InvalidConfigError(f"{place}; check the container's name")
+    return classify(refusal)

@@ -1,0 +1,268 @@
+"""Google Cloud Storage: the SDK finds credentials and objects; the bytes go over `transport`.
+
+Each range is a GET of the media endpoint, pinned by the object's generation. Selections are `selection`'s business.
+"""
+
+import base64
+import binascii
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import google.auth
+import google.auth.credentials
+import google.auth.transport.requests
+import requests
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+from google.cloud.storage import Client
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from datafetch.credentials import CredentialFiles, Secrets
+from datafetch.errors import (
+    CredentialsRejectedError,
+    DataFetchError,
+    InvalidConfigError,
+    SourceChangedError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+)
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources.selection import select
+from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
+from datafetch.transport.pool import CONNECT_SECONDS
+from datafetch.transport.refusals import reason_of
+from datafetch_api.config import GCSItem, Selection
+
+_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
+_KEYS = ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "service-account.json", "credentials.json")
+_LISTED = "items(name,size,generation,crc32c),nextPageToken"
+_RETRY_SECONDS = 30.0
+_SDK_ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException)
+
+
+class GCSSource:
+    """One `gcs` item. `stall_timeout` is the seconds that a connection may stay silent."""
+
+    def __init__(self, item: GCSItem, *, stall_timeout: float) -> None:
+        self._item = item
+        self._secrets = Secrets()
+        self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
+        self._lock = threading.Lock()
+        self._options: dict[str, Any] = {
+            "timeout": (CONNECT_SECONDS, stall_timeout),
+            "retry": DEFAULT_RETRY.with_timeout(_RETRY_SECONDS),
+        }
+        self._endpoint = item.endpoint_url or _emulator()
+        self._credentials = self._load_credentials()
+        self._client = self._make_client()
+        self._transport = Transport(
+            stall_timeout=stall_timeout, secrets=self._secrets, stored_encodings=True, classify=_classify
+        )
+
+    @property
+    def name(self) -> str:
+        """The item's name."""
+        return self._item.name
+
+    @property
+    def resolved_revision(self) -> str | None:
+        """None: a bucket has no revisions."""
+        return None
+
+    @property
+    def verifies(self) -> str:
+        """What is verified of each object beside its size."""
+        return "CRC32C"
+
+    def list(self) -> Iterator[Entry]:
+        """Yield the objects of every bucket that the selections take."""
+        buckets: dict[str, list[Selection]] = {}
+        for items in self._item.items:
+            buckets.setdefault(items.bucket, []).extend(items.items)
+        for bucket, selections in buckets.items():
+            try:
+                for entry in select(
+                    selections, f"bucket {bucket!r}", partial(self._find, bucket), partial(self._scan, bucket)
+                ):
+                    yield replace(entry, key=f"{bucket}/{entry.key}")
+            except DataFetchError as error:
+                raise error.at(self.name) from None
+
+    def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+        """Ask for a range of the object's generation, once more with new credentials where the file was rotated."""
+        try:
+            try:
+                return self._open(entry, byte_range)
+            except CredentialsRejectedError:
+                if not self._reload():
+                    raise
+                return self._open(entry, byte_range)
+        except SourceNotFoundError as error:
+            raise self._explain_missing(entry, error).at(self.name, entry.key) from None
+        except DataFetchError as error:
+            raise error.at(self.name, entry.key) from None
+
+    def close(self) -> None:
+        """Release connections."""
+        self._transport.close()
+        self._client.close()
+
+    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+        bucket, _, key = entry.key.partition("/")
+        generation = entry.identity.removeprefix("generation:")
+        url = (
+            f"{self._api}/download/storage/v1/b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
+            f"?alt=media&generation={generation}"
+        )
+        # Without gzip among the accepted encodings, GCS decompresses objects stored with Content-Encoding: gzip
+        # (https://cloud.google.com/storage/docs/transcoding): other bytes than the listing's size and checksum are of.
+        request = Request(url, {"Accept-Encoding": "gzip"}, self._authorization(bucket))
+        pin = Pin(entry.size, {"x-goog-generation": generation})
+        return self._transport.open_range(request, byte_range, pin)
+
+    @property
+    def _api(self) -> str:
+        return self._endpoint or f"https://storage.{self._client.universe_domain}"
+
+    def _authorization(self, bucket: str) -> dict[str, str]:
+        """Return the headers of a valid token; none for anonymous access."""
+        credentials = self._credentials
+        if isinstance(credentials, AnonymousCredentials):
+            return {}
+        headers: dict[str, str] = {}
+        with self._lock:
+            try:
+                if not credentials.valid:
+                    credentials.refresh(google.auth.transport.requests.Request())
+                credentials.apply(headers)
+            except GoogleAuthError as error:
+                raise self._from_sdk(error, f"bucket {bucket!r}") from None
+        self._secrets.add(headers.get("authorization", "").removeprefix("Bearer "))
+        return headers
+
+    def _find(self, bucket: str, key: str) -> Entry | None:
+        try:
+            found = self._client.bucket(bucket).get_blob(key, **self._options)
+            if found is not None:
+                return _entry(found)
+            # The SDK does not tell a missing object from a missing bucket: a listing does.
+            list(self._client.list_blobs(bucket, prefix=key, max_results=1, fields=_LISTED, **self._options))
+        except _SDK_ERRORS as error:
+            raise self._from_sdk(error, f"bucket {bucket!r}") from None
+        return None
+
+    def _scan(self, bucket: str, prefix: str) -> Iterator[Entry]:
+        try:
+            for found in self._client.list_blobs(bucket, prefix=prefix or None, fields=_LISTED, **self._options):
+                yield _entry(found)
+        except _SDK_ERRORS as error:
+            raise self._from_sdk(error, f"bucket {bucket!r}") from None
+
+    def _explain_missing(self, entry: Entry, error: SourceNotFoundError) -> DataFetchError:
+        """Return what the missing generation means: the object was replaced, or it is gone."""
+        bucket, _, key = entry.key.partition("/")
+        if self._find(bucket, key) is None:
+            return error
+        return SourceChangedError("the object has another generation than the listing named; fetch it again")
+
+    def _reload(self) -> bool:
+        """Read the credentials again where their file has changed; return whether it has."""
+        with self._lock:
+            if not self._files.has_changed():
+                return False
+            self._credentials = self._load_credentials()
+            return True
+
+    def _load_credentials(self) -> Any:  # noqa: ANN401 - each kind is a class of its own
+        item = self._item
+        path = item.application_credentials_path or item.application_credentials_file
+        content = self._files.value("application_credentials_path", path, *_KEYS, secret=False)
+        if content is not None:
+            return self._parse_credentials(content)
+        if item.anonymous or (not item.endpoint_url and _emulator()):
+            anonymous: Any = AnonymousCredentials
+            return anonymous()
+        try:
+            with warnings.catch_warnings():
+                # It warns of a user's own login without a quota project; that works for storage.
+                warnings.simplefilter("ignore", UserWarning)
+                credentials, _ = google.auth.default(scopes=_SCOPES)
+        except DefaultCredentialsError:
+            raise CredentialsRejectedError(
+                "no Google credentials found; name a service account file in application_credentials_path, or set "
+                "anonymous: true where the bucket is public",
+                source=item.name,
+            ) from None
+        return credentials
+
+    def _parse_credentials(self, content: str) -> Any:  # noqa: ANN401 - as above
+        try:
+            info = json.loads(content)
+            self._secrets.add(str(info.get("private_key", "")))
+            with warnings.catch_warnings():
+                # Google deprecated loading a file of whatever kind, because it may come from a stranger: here it is the
+                # user's own.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                load: Any = google.auth.load_credentials_from_dict
+                credentials, _ = load(info, scopes=_SCOPES)
+        except (ValueError, AttributeError, TypeError, GoogleAuthError):
+            raise InvalidConfigError(
+                "application_credentials_path: the file is no credentials file of Google (JSON of a service account or "
+                "of a workload identity)",
+                source=self._item.name,
+            ) from None
+        return credentials
+
+    def _make_client(self) -> Client:
+        options = {"api_endpoint": self._endpoint} if self._endpoint else None
+        # Without a project the SDK would look for one, at the metadata server at last; reading needs none.
+        return Client(project=self._item.project, credentials=self._credentials, client_options=options)
+
+    def _from_sdk(self, error: Exception, what: str) -> DataFetchError:
+        """Return our error for one of the SDK's. `what` says what was asked for."""
+        if isinstance(error, RetryError) and isinstance(error.cause, Exception):
+            return self._from_sdk(error.cause, what)
+        message = self._secrets.redact(getattr(error, "message", None) or str(error)).rstrip(".")
+        if isinstance(error, GoogleAPICallError):
+            response = error.response
+            headers = {name.lower(): value for name, value in response.headers.items()} if response is not None else {}
+            return _classify(Refusal(int(error.code or 0), "", what, headers, "", message))
+        if isinstance(error, requests.exceptions.SSLError):
+            return InvalidConfigError(f"{what}: {message}; name the server's CA in REQUESTS_CA_BUNDLE")
+        if isinstance(error, TransportError | requests.RequestException):
+            return SourceUnavailableError(f"{what} cannot be reached: {reason_of(error) or message}")
+        return CredentialsRejectedError(f"{what}: {message}; check the service account file")
+
+
+def _emulator() -> str | None:
+    """Return the emulator's address, by the variable that every Google SDK knows."""
+    host = os.environ.get("STORAGE_EMULATOR_HOST")
+    if not host:
+        return None
+    return (host if "://" in host else f"http://{host}").rstrip("/")
+
+
+def _entry(found: Any) -> Entry:  # noqa: ANN401 - the SDK's Blob has no types
+    checksum = None
+    if found.crc32c:
+        try:
+            checksum = Checksum(ChecksumAlgorithm.CRC32C, base64.b64decode(found.crc32c, validate=True).hex())
+        except binascii.Error:
+            checksum = None
+    return Entry(found.name, "", int(found.size or 0), f"generation:{found.generation}", checksum)
+
+
+def _classify(refusal: Refusal) -> DataFetchError:
+    """Return the error that a status of GCS stands for."""
+    place = f"{refusal.url} answered {refusal.answer}"
+    if refusal.status == 404 and "bucket" in refusal.message:
+        return SourceNotFoundError(f"{place}; check the bucket's name")
+    return classify(refusal)
