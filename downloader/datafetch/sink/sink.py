@@ -35,6 +35,8 @@ class FileWriter:
         self._lock = threading.Lock()
         self._hasher = None if done else _hasher(file)
         self._hashed = 0
+        self.checksum_holds = True
+        """Cleared by the engine where an answer says that the listed checksum is not one of the content."""
         self.remaining = 0
         """Ranges that are still to come; the engine counts them down by `finish_range`."""
 
@@ -99,7 +101,7 @@ class FileWriter:
                 source=file.source,
                 key=file.key,
             )
-        if file.checksum is None:
+        if file.checksum is None or not self.checksum_holds:
             return
         hasher = self._hasher if self._hashed == size else None
         actual = self._hash_again() if hasher is None else hasher.hexdigest()

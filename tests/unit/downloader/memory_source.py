@@ -33,6 +33,7 @@ class MemoryBucket:
 
     objects: dict[str, MemoryObject]
     hide_sizes: bool = False
+    checksums_hold: bool = True
     before_read: Callable[[str, int], None] = lambda key, position: None
     requests: list[tuple[str, int, int | None]] = field(default_factory=list)
     served: int = 0
@@ -49,6 +50,7 @@ class MemoryBucket:
 class MemoryReader:
     def __init__(self, bucket: MemoryBucket, key: str, start: int, end: int) -> None:
         self._bucket, self._key, self._position, self._end = bucket, key, start, end
+        self.checksum_holds = bucket.checksums_hold
 
     def readinto(self, buffer: memoryview) -> int:
         self._bucket.before_read(self._key, self._position)

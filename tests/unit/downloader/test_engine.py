@@ -217,6 +217,14 @@ def test_a_flipped_byte_is_caught_and_fetched_once_more(tmp_path: Path) -> None:
     assert tree(tmp_path) == {}
 
 
+def test_a_listed_checksum_that_the_answer_takes_back_is_not_held_against_the_content(tmp_path: Path) -> None:
+    bucket = MemoryBucket.of({"a": b"x" * 100})
+    bucket.objects["a"].promised = "00000000"
+    bucket.checksums_hold = False
+    Fetch(bucket, in_place(str(tmp_path))).run()
+    assert tree(tmp_path) == {"a": b"x" * 100}
+
+
 def test_an_object_of_unknown_size_arrives_whole(tmp_path: Path) -> None:
     bucket = MemoryBucket.of(SMALL)
     bucket.hide_sizes = True
