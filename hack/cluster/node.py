@@ -66,8 +66,10 @@ def load_pause_image() -> None:
 
 
 def load(image: Path) -> None:
-    """Import a docker-archive or OCI archive into the node's images."""
-    shell.run(*_CTR, "images", "import", image)
+    """Import a docker-archive into the node's images; layers that containerd has already are not read again."""
+    present = set(shell.run(*_CTR, "content", "ls", "--quiet").split())
+    with archive.reduced(image, present) as layout:
+        shell.run(*_CTR, "images", "import", layout)
 
 
 def ctr_attempt(*arguments: str) -> bool:

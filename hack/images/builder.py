@@ -95,13 +95,21 @@ class Buildah:
             shell.run(*self._command, "build", *options, PROJECT)
 
     def save(self, image: Image) -> None:
-        """Write a docker-archive; buildah doesn't write over one."""
+        """Write a docker-archive, unless the one that is there has this image already."""
+        inspect = ("inspect", "--type", "image", "--format", "{{.FromImageID}}", _local(image))
+        identity = shell.run(*self._command, *inspect).strip()
+        saved = image.archive.with_suffix(".id")
+        if image.archive.exists() and saved.exists() and saved.read_text() == identity:
+            return
+        # buildah doesn't write over an archive.
         image.archive.unlink(missing_ok=True)
-        shell.run(*self._command, "push", "--quiet", _local(image), f"docker-archive:{image.archive}:{image.name}")
+        shell.run(*self._command, "push", "--quiet", _local(image), f"docker-archive:{image.archive}:{_local(image)}")
+        saved.write_text(identity)
 
     def size(self, image: Image) -> int:
         """Ask the storage."""
-        return int(shell.run(*self._command, "inspect", "--type", "image", "--format", "{{.Size}}", _local(image)))
+        found = json.loads(shell.run(*self._command, "images", "--json", _local(image)))
+        return _bytes(found[0]["size"])
 
     def _base(self) -> str:
         name = f"localhost/datafetch-base:{base.key()}"
@@ -119,8 +127,14 @@ def choose() -> Builder:
     return Engine(program) if program else Buildah()
 
 
+def _bytes(text: str) -> int:
+    """Read buildah's sizes, such as `235 MB`."""
+    number, unit = text.split()
+    return int(float(number) * {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
+
+
 def _local(image: Image) -> str:
-    return f"localhost/{image.name}"
+    return f"docker.io/library/{image.name}"
 
 
 def _storage() -> list[str]:
