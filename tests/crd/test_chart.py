@@ -96,7 +96,6 @@ def test_the_operator_writes_no_spec_and_no_pod(render: Render) -> None:
     }
     assert written == {
         "datafetches/status",
-        "datafetches/finalizers",
         "jobs",
         "configmaps",
         "persistentvolumeclaims",
