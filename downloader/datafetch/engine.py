@@ -302,7 +302,9 @@ class _Fetch:
                 tries = 1 if cursor.position > before else tries + 1
                 self._prepare_retry(task, cursor, error, tries)
             finally:
-                task.writer.note(before, cursor.position)
+                # A file that arrives in one piece is noted once, when it is whole.
+                if (before, cursor.position) != (0, task.writer.file.size):
+                    task.writer.note(before, cursor.position)
         if task.writer.finish_range():
             self._finish(task.writer, task.writer.file.size if task.end is not None else cursor.position)
 
