@@ -8,7 +8,6 @@ from typing import Protocol
 
 from cluster import kind, packages, paths, shell
 from cluster.errors import ClusterError
-
 from images import base, registry
 
 PROJECT = Path(__file__).resolve().parent.parent.parent

@@ -6,7 +6,6 @@ import time
 
 from cluster import provider
 from cluster.errors import ClusterError
-
 from images import builder
 
 
