@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from datafetch.errors import SourceNotFoundError
-from datafetch.globs import Globs, common_prefix, is_literal, matches
+from datafetch.globs import Globs, common_prefix, is_literal
 from datafetch.sources import Entry
 from datafetch_api.config import Selection
 
@@ -64,9 +64,11 @@ def landing(selection: Selection, key: str) -> str:
     return target
 
 
-def literal_names(selection: Selection) -> list[str]:
-    """Return the patterns of a selection that name exactly one path each."""
-    return [pattern.removeprefix("./") for pattern in selection.patterns if is_literal(pattern)]
+def literal_names(selection: Selection) -> set[str]:
+    """Return the names that a selection spells out among its patterns, relative to its prefix, and does not exclude."""
+    kept = Globs((), selection.exclude)
+    names = (pattern.removeprefix("./") for pattern in selection.patterns if is_literal(pattern))
+    return {name for name in names if kept.takes(name)}
 
 
 def below(selection: Selection, relative: str) -> str:
@@ -130,12 +132,3 @@ def _nothing_matched(selection: Selection, where: str) -> SourceNotFoundError:
     globs = ", ".join(map(repr, selection.patterns)) or "anything"
     without = f", {', '.join(map(repr, selection.exclude))} left out" if selection.exclude else ""
     return SourceNotFoundError(f"{where} has nothing {place} that matches {globs}{without}; check the globs")
-
-
-def missing_literals(selection: Selection, paths: Iterable[str]) -> list[str]:
-    """Return the names that a selection spells out and that are not among the paths, relative to its prefix."""
-    missing = dict.fromkeys(literal_names(selection))
-    for path in paths:
-        for name in [name for name in missing if matches(name, path)]:
-            del missing[name]
-    return list(missing)

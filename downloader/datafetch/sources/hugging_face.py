@@ -1,0 +1,284 @@
+"""The Hugging Face Hub: the SDK resolves the revision and lists its tree; the bytes go over `transport`.
+
+Everything is of one commit. A large file's link to the CDN is kept for its other ranges. Selections are `selection`'s
+business.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from urllib.parse import quote, urlsplit
+
+import httpx2
+from huggingface_hub import HfApi, RepoFile, get_token
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from datafetch.credentials import CredentialFiles, Secrets
+from datafetch.errors import (
+    CredentialsRejectedError,
+    DataFetchError,
+    InvalidConfigError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+)
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources.selection import literal_names, select
+from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
+from datafetch.transport.refusals import reason_of, retry_after
+from datafetch_api.config import HuggingFaceItem, Selection
+
+_SDK_ERRORS = (httpx2.HTTPError, HFValidationError, EntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError)
+_DIRECTORIES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+_LINK_SECONDS = 900.0
+"""A link to the CDN is good for an hour; it is asked for again well before."""
+_MOST_LINKS = 1024
+
+
+class HuggingFaceSource:
+    """One `hf` item. `stall_timeout` is the seconds that a connection may stay silent."""
+
+    def __init__(self, item: HuggingFaceItem, *, stall_timeout: float) -> None:
+        self._item = item
+        self._secrets = Secrets()
+        self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
+        self._lock = threading.Lock()
+        self._links = _Links()
+        self._commit: str | None = None
+        self._token = self._read_token()
+        self._api = HfApi(endpoint=item.endpoint_url, token=self._token or False)
+        self._page = f"{self._api.endpoint.rstrip('/')}/{_DIRECTORIES[item.repo_type]}{item.repo_id}"
+        self._timeout = stall_timeout
+        self._transport = Transport(stall_timeout=stall_timeout, secrets=self._secrets, classify=self._classify)
+
+    @property
+    def name(self) -> str:
+        """The item's name."""
+        return self._item.name
+
+    @property
+    def resolved_revision(self) -> str | None:
+        """The commit that the revision stood for, once listed."""
+        return self._commit
+
+    @property
+    def verifies(self) -> str:
+        """What is verified of each file beside its size."""
+        return "SHA-256 of large files, git's SHA-1 of the others"
+
+    def list(self) -> Iterator[Entry]:
+        """Yield the files of the commit that the item selects."""
+        item = self._item
+        selection = item.selection
+        if item.target_path is None:
+            # The default names a directory, also where the item is one file.
+            selection = selection.model_copy(update={"target_path": item.repo_id + "/"})
+        try:
+            commit = self._resolve()
+            where = f"{item.repo_type} repository {item.repo_id!r} at {commit[:12]}"
+            missing = literal_names(selection)
+            for entry in select((selection,), where, self._find, self._scan):
+                missing.discard(entry.key.removeprefix(selection.prefix))
+                yield entry
+            self._refuse_missing(missing, selection, where)
+        except DataFetchError as error:
+            raise error.at(self.name) from None
+
+    def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+        """Ask for a range of the file, once more with a new token where its file was rotated meanwhile."""
+        try:
+            try:
+                return self._open(entry, byte_range)
+            except CredentialsRejectedError:
+                if not self._reload():
+                    raise
+                return self._open(entry, byte_range)
+        except DataFetchError as error:
+            raise error.at(self.name, entry.key) from None
+
+    def close(self) -> None:
+        """Release connections. The SDK's own are shared by the process and stay."""
+        self._transport.close()
+
+    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+        pin = Pin(entry.size)
+        link = self._links.get(entry.key)
+        if link is not None:
+            try:
+                return self._transport.open_range(Request(link), byte_range, pin)
+            except (CredentialsRejectedError, SourceNotFoundError):
+                # The link has expired: the Hub gives another one.
+                self._links.forget(entry.key, link)
+        url = f"{self._page}/resolve/{self._commit or self._resolve()}/{quote(entry.key)}"
+        credentials = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        body = self._transport.open_range(Request(url, {}, credentials), byte_range, pin)
+        is_part = byte_range.end is not None and byte_range.end - byte_range.start != entry.size
+        if is_part and urlsplit(body.url).netloc != urlsplit(url).netloc:
+            self._links.keep(entry.key, body.url)
+        return body
+
+    def _resolve(self) -> str:
+        """Return the commit that the revision stands for; asked for once."""
+        item = self._item
+        with self._lock:
+            if self._commit is None:
+                try:
+                    info = self._api.repo_info(
+                        item.repo_id,
+                        revision=item.revision,
+                        repo_type=item.repo_type,
+                        timeout=self._timeout,
+                        expand=["sha"],  # type: ignore[arg-type]  # the SDK takes a list, and says one value
+                    )
+                except _SDK_ERRORS as error:
+                    raise self._from_sdk(error) from None
+                if not info.sha:
+                    raise SourceUnavailableError(f"{self._page} names no commit for revision {item.revision!r}")
+                self._commit = info.sha
+            return self._commit
+
+    def _find(self, path: str) -> Entry | None:
+        item = self._item
+        try:
+            found = self._api.get_paths_info(
+                item.repo_id, paths=[path], revision=self._resolve(), repo_type=item.repo_type
+            )
+        except _SDK_ERRORS as error:
+            raise self._from_sdk(error) from None
+        return next((_entry(file) for file in found if isinstance(file, RepoFile) and file.path == path), None)
+
+    def _scan(self, prefix: str) -> Iterator[Entry]:
+        item = self._item
+        try:
+            for found in self._api.list_repo_tree(
+                item.repo_id,
+                path_in_repo=prefix.rstrip("/") or None,
+                recursive=True,
+                revision=self._resolve(),
+                repo_type=item.repo_type,
+            ):
+                if isinstance(found, RepoFile):
+                    yield _entry(found)
+        except EntryNotFoundError:
+            # No such directory: nothing lies below it, and who selects says so.
+            return
+        except _SDK_ERRORS as error:
+            raise self._from_sdk(error) from None
+
+    def _refuse_missing(self, missing: set[str], selection: Selection, where: str) -> None:
+        if missing:
+            name = selection.prefix + min(missing)
+            raise SourceNotFoundError(f"{where} has no file {name!r}; check the name among files", key=name)
+
+    def _read_token(self) -> str | None:
+        """Return the item's token, else the SDK's own: HF_TOKEN, or what a login left."""
+        token = self._files.value("token_file", self._item.token_file, "HF_TOKEN", "token") or get_token()
+        return self._secrets.add(token) if token else None
+
+    def _reload(self) -> bool:
+        """Read the token again where its file has changed; return whether it is another one."""
+        with self._lock:
+            if not self._files.has_changed():
+                return False
+            before, self._token = self._token, self._read_token()
+            self._api.token = self._token or False
+            return self._token != before
+
+    def _from_sdk(self, error: Exception) -> DataFetchError:
+        """Return our error for one of the SDK's."""
+        if isinstance(error, HfHubHTTPError):
+            response = error.response
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            message = self._secrets.redact(error.server_message or "").rstrip(".")
+            return self._classify(
+                Refusal(response.status_code, "", self._page, headers, _code(error, headers), message)
+            )
+        message = self._secrets.redact(str(error).partition("\n")[0]).rstrip(".")
+        if isinstance(error, httpx2.TransportError):
+            return SourceUnavailableError(f"{self._page} cannot be reached: {reason_of(error) or message}")
+        if isinstance(error, httpx2.HTTPError | OSError) and not isinstance(error, OfflineModeIsEnabled):
+            return SourceUnavailableError(f"{self._page} cannot be read: {message}")
+        return InvalidConfigError(f"{self._page}: {message}")
+
+    def _classify(self, refusal: Refusal) -> DataFetchError:
+        """Return the error that the Hub's code stands for; where it has none, the status decides."""
+        item = self._item
+        place = f"{refusal.url} answered {refusal.answer}"
+        match refusal.code:
+            case "GatedRepo":
+                remedy = "with the token's account" if self._token else "and give a token of that account (HF_TOKEN)"
+                return CredentialsRejectedError(f"{place}; accept the conditions at {self._page} {remedy}")
+            case "RepoNotFound":
+                remedy = "the token may not see it" if self._token else "give a token (HF_TOKEN) where it is private"
+                return SourceNotFoundError(f"{place}; check repo_id and repo_type, or {remedy}")
+            case "RevisionNotFound":
+                return SourceNotFoundError(f"{place}; {item.repo_id!r} has no revision {item.revision!r}")
+            case "EntryNotFound":
+                return SourceNotFoundError(f"{place}; check the path")
+            case "DisabledRepo":
+                return SourceNotFoundError(f"{place}; the Hub has disabled the repository")
+        if refusal.status == 401:
+            return CredentialsRejectedError(f"{place}; check the token")
+        if refusal.status == 429:
+            wait = retry_after(refusal.headers.get("retry-after"))
+            return SourceUnavailableError(f"{place}: it asks for fewer requests", retry_after=wait, throttled=True)
+        return classify(refusal)
+
+
+class _Links:
+    """Links to the CDN by file, the latest ones. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._links: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def get(self, key: str) -> str | None:
+        """Return a file's link while it is young enough."""
+        with self._lock:
+            link, until = self._links.get(key, ("", 0.0))
+            return link if time.monotonic() < until else None
+
+    def keep(self, key: str, link: str) -> None:
+        """Remember a file's link."""
+        with self._lock:
+            self._links[key] = (link, time.monotonic() + _LINK_SECONDS)
+            self._links.move_to_end(key)
+            if len(self._links) > _MOST_LINKS:
+                self._links.popitem(last=False)
+
+    def forget(self, key: str, link: str) -> None:
+        """Drop a link, unless another thread has brought a newer one."""
+        with self._lock:
+            if self._links.get(key, ("", 0.0))[0] == link:
+                del self._links[key]
+
+
+def _code(error: HfHubHTTPError, headers: dict[str, str]) -> str:
+    """Return the Hub's code; the SDK knows some refusals by other signs."""
+    code = headers.get("x-error-code")
+    if code:
+        return code
+    kinds: tuple[tuple[type[HfHubHTTPError], str], ...] = (
+        (GatedRepoError, "GatedRepo"),
+        (RepositoryNotFoundError, "RepoNotFound"),
+        (RevisionNotFoundError, "RevisionNotFound"),
+        (DisabledRepoError, "DisabledRepo"),
+    )
+    return next((code for kind, code in kinds if isinstance(error, kind)), "")
+
+
+def _entry(file: RepoFile) -> Entry:
+    if file.lfs is not None:
+        sha256 = file.lfs.sha256
+        return Entry(file.path, "", file.lfs.size, f"oid:{sha256}", Checksum(ChecksumAlgorithm.SHA256, sha256))
+    checksum = Checksum(ChecksumAlgorithm.GIT_BLOB, file.blob_id)
+    return Entry(file.path, "", file.size, f"oid:{file.blob_id}", checksum)
