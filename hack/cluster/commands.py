@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(cluster: Provider, _: argparse.Namespace) -> int:
     with _alone():
-        cluster.up()
         provider.remember(cluster)
+        cluster.up()
     print(f"the cluster ({cluster.name}) is up: export KUBECONFIG={cluster.kubeconfig()}")
     return 0
 
@@ -57,7 +57,7 @@ def _up(cluster: Provider, _: argparse.Namespace) -> int:
 def _down(cluster: Provider, _: argparse.Namespace) -> int:
     with _alone():
         cluster.down()
-        provider.forget()
+        provider.forget(cluster)
     return 0
 
 

@@ -50,18 +50,23 @@ def choose() -> Provider:
         named = "kind" if kind.engine() else "local"
     if named not in _PROVIDERS:
         raise ClusterError(f"{VARIABLE}={named}: say one of {', '.join(_PROVIDERS)}, or leave it unset.")
+    if named != Existing.name and remembered() not in ("", named):
+        raise ClusterError(f"A {remembered()} cluster is up: end it first, with {VARIABLE}={remembered()} and `down`.")
     return _PROVIDERS[named]()
 
 
 def remember(provider: Provider) -> None:
-    """Keep the choice for the commands after `up`."""
+    """Keep the choice for the commands after `up`. A cluster that exists anyway is used only when asked for."""
+    if isinstance(provider, Existing):
+        return
     _file().parent.mkdir(parents=True, exist_ok=True)
     _file().write_text(provider.name)
 
 
-def forget() -> None:
-    """`down` has ended it."""
-    _file().unlink(missing_ok=True)
+def forget(provider: Provider) -> None:
+    """Drop the choice, now that `down` has ended that cluster."""
+    if remembered() == provider.name:
+        _file().unlink(missing_ok=True)
 
 
 def remembered() -> str:
