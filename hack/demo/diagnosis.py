@@ -19,7 +19,7 @@ def show() -> None:
     _print(kubectl, "the DataFetch", "describe", "datafetch", *demo)
     _print(kubectl, "its claims, Jobs and pods", "get", "pvc,jobs,pods", *demo, "-o", "wide")
     _print(kubectl, "events", "get", "events", *demo, "--sort-by=.lastTimestamp")
-    _print(kubectl, "pods that are not well", "describe", "pods", *demo)
+    _print(kubectl, "its pods", "describe", "pods", *demo)
     _print(kubectl, "the download's log", "logs", *demo, "-l", "app.kubernetes.io/name=datafetch", "--prefix", _TAIL)
     _print(kubectl, "the operator's pods", "describe", "pods", *operator)
     _print(kubectl, "the operator's log", "logs", *operator, "-l", "app.kubernetes.io/component=operator", _TAIL)

@@ -12,10 +12,7 @@ from storage import servers
 
 def clean(*, keep_cluster: bool) -> None:
     """End the storage servers; end the cluster, or take what is ours out of it."""
-    state = place.servers_state()
-    if state.exists():
-        servers.down(state)
-        shutil.rmtree(state)
+    remove_servers()
     chosen = provider.choose()
     if keep_cluster or chosen.name == "existing":
         _empty_cluster()
@@ -23,6 +20,14 @@ def clean(*, keep_cluster: bool) -> None:
         return
     run_tool("cluster", "down")
     print("removed the demonstration and its cluster; caches stay")
+
+
+def remove_servers() -> None:
+    """End the storage servers, and remove what was stored in them."""
+    state = place.servers_state()
+    if state.exists():
+        servers.down(state)
+        shutil.rmtree(state)
 
 
 def _empty_cluster() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cluster import provider
 from cluster.api import Object
 from cluster.errors import ClusterError
-from demo import consumer, content, place, view
+from demo import consumer, content, place, removal, view
 from demo.tools import run_tool
 from deploy import chart, kubectl, storage
 from deploy.kubectl import Kubectl
@@ -51,6 +51,8 @@ def _step(title: str) -> Iterator[None]:
 
 def _serve_storage(client: Kubectl) -> list[content.Item]:
     run_tool("storage", "install")
+    # From nothing: what an earlier run stored would be fetched too.
+    removal.remove_servers()
     addresses = servers.Addresses(provider.choose().host_ip())
     servers.up(place.servers_state(), addresses)
     items = content.items()

@@ -44,7 +44,7 @@ class State:
     def __str__(self) -> str:
         files = f"{self.completed_files}/{self.total_files} files" if self.total_files else ""
         size = f"of {self.size}" if self.size else ""
-        return " ".join(part for part in (f"{self.phase:<9}", self.progress, size, files, self.speed) if part)
+        return " ".join(part for part in (f"{self.phase or 'New':<9}", self.progress, size, files, self.speed) if part)
 
 
 def follow(kubectl: Kubectl, namespace: str, name: str, seconds: int) -> State:
