@@ -185,11 +185,12 @@ class GCSSource:
         item = self._item
         path = item.application_credentials_path or item.application_credentials_file
         content = self._files.value("application_credentials_path", path, *_KEYS, secret=False)
-        if content is not None:
-            return self._parse_credentials(content)
+        # An emulator knows no credentials, and Google's must not be sent to one.
         if item.anonymous or (not item.endpoint_url and _emulator()):
             anonymous: Any = AnonymousCredentials
             return anonymous()
+        if content is not None:
+            return self._parse_credentials(content)
         try:
             with warnings.catch_warnings():
                 # It warns of a user's own login without a quota project; that works for storage.

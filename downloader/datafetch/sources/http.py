@@ -7,11 +7,13 @@ in one piece: its entries have no size.
 import base64
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import CredentialsRejectedError, DataFetchError, InvalidConfigError
 from datafetch.sources import ByteRange, Entry
+from datafetch.sources.retries import with_retries
 from datafetch.transport import Answer, Pin, RangeBody, Request, Transport
 from datafetch_api.config import HttpFile, HttpItem
 from datafetch_api.uris import file_name, redact_uri
@@ -58,7 +60,7 @@ class HttpSource:
         """Yield the file of each URL."""
         for key, file in self._listed.items():
             try:
-                yield self._look_up(key, _landing(file))
+                yield with_retries(partial(self._look_up, key, _landing(file)))
             except DataFetchError as error:
                 raise error.at(self.name, key) from None
 

@@ -7,11 +7,13 @@ business.
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, RepoFile, get_token
+from huggingface_hub import HfApi, RepoFile, RepoFolder, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -32,6 +34,7 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources.retries import with_retries
 from datafetch.sources.selection import literal_names, select
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.refusals import reason_of, retry_after
@@ -42,6 +45,7 @@ _DIRECTORIES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _LINK_SECONDS = 900.0
 """A link to the CDN is good for an hour; it is asked for again well before."""
 _MOST_LINKS = 1024
+_T = TypeVar("_T")
 
 
 class HuggingFaceSource:
@@ -131,48 +135,63 @@ class HuggingFaceSource:
         item = self._item
         with self._lock:
             if self._commit is None:
-                try:
-                    info = self._api.repo_info(
+                info = self._ask(
+                    lambda: self._api.repo_info(
                         item.repo_id,
                         revision=item.revision,
                         repo_type=item.repo_type,
                         timeout=self._timeout,
                         expand=["sha"],  # type: ignore[arg-type]  # the SDK takes a list, and says one value
                     )
-                except _SDK_ERRORS as error:
-                    raise self._from_sdk(error) from None
+                )
                 if not info.sha:
                     raise SourceUnavailableError(f"{self._page} names no commit for revision {item.revision!r}")
                 self._commit = info.sha
             return self._commit
 
     def _find(self, path: str) -> Entry | None:
-        item = self._item
-        try:
-            found = self._api.get_paths_info(
-                item.repo_id, paths=[path], revision=self._resolve(), repo_type=item.repo_type
-            )
-        except _SDK_ERRORS as error:
-            raise self._from_sdk(error) from None
+        item, commit = self._item, self._resolve()
+        found = self._ask(
+            lambda: self._api.get_paths_info(item.repo_id, paths=[path], revision=commit, repo_type=item.repo_type)
+        )
         return next((_entry(file) for file in found if isinstance(file, RepoFile) and file.path == path), None)
 
     def _scan(self, prefix: str) -> Iterator[Entry]:
-        item = self._item
         try:
-            for found in self._api.list_repo_tree(
-                item.repo_id,
+            first, others = self._ask(lambda: self._open_tree(prefix))
+            for found in chain(first, others):
+                if isinstance(found, RepoFile):
+                    yield _entry(found)
+        except _SDK_ERRORS as error:
+            raise self._from_sdk(error) from None
+
+    def _open_tree(self, prefix: str) -> tuple[Sequence[RepoFile | RepoFolder], Iterator[RepoFile | RepoFolder]]:
+        """Return what lies below a directory: the first of it, and the rest, for which the SDK asks again itself."""
+        tree = iter(
+            self._api.list_repo_tree(
+                self._item.repo_id,
                 path_in_repo=prefix.rstrip("/") or None,
                 recursive=True,
                 revision=self._resolve(),
-                repo_type=item.repo_type,
-            ):
-                if isinstance(found, RepoFile):
-                    yield _entry(found)
+                repo_type=self._item.repo_type,
+            )
+        )
+        try:
+            return tuple(islice(tree, 1)), tree
         except EntryNotFoundError:
             # No such directory: nothing lies below it, and who selects says so.
-            return
-        except _SDK_ERRORS as error:
-            raise self._from_sdk(error) from None
+            return (), iter(())
+
+    def _ask(self, ask: Callable[[], _T]) -> _T:
+        """Return what one of the SDK's functions returns, its errors in our words."""
+
+        def once() -> _T:
+            try:
+                return ask()
+            except _SDK_ERRORS as error:
+                raise self._from_sdk(error) from None
+
+        return with_retries(once)
 
     def _refuse_missing(self, missing: set[str], selection: Selection, where: str) -> None:
         if missing:
