@@ -126,7 +126,8 @@ class SecretRef(ApiModel):
     """A Secret in the namespace of the DataFetch. It is mounted as files and never read by the operator."""
 
     name: DnsSubdomain
-    """Name of the Secret. Its keys are documented per provider and include the SDK's environment names."""
+    """Name of the Secret. Its keys are those of docs/reference/credentials.md, among them the SDKs' environment names:
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, key.json, AZURE_STORAGE_CONNECTION_STRING, HF_TOKEN, token."""
 
 
 class S3Source(ApiModel):

@@ -24,10 +24,10 @@ def test_a_change_is_accepted_or_refused_with_a_sentence(fetches: Fetches, chang
     there = fetches.create({"suspend": True, **change.before}, "changed", dry_run=False)
     try:
         if change.refusal is None:
-            fetches.replace(there, change.after)
+            fetches.replace(there, spec=change.after)
             return
         with pytest.raises(client.ApiException) as refused:
-            fetches.replace(there, change.after)
+            fetches.replace(there, spec=change.after)
         assert change.refusal in refusal_of(refused.value)
     finally:
         fetches.delete(there)
@@ -93,10 +93,10 @@ def test_a_status_is_held_to_its_bounds(fetches: Fetches, status: dict[str, Any]
     there = fetches.create({**sources(S3), "suspend": True}, "bounded", dry_run=False)
     try:
         if refusal is None:
-            assert fetches.write_status(there, status)["status"] == status
+            assert fetches.replace_status(there, status=status)["status"] == status
             return
         with pytest.raises(client.ApiException) as refused:
-            fetches.write_status(there, status)
+            fetches.replace_status(there, status=status)
         assert refusal in refusal_of(refused.value)
     finally:
         fetches.delete(there)
@@ -105,9 +105,11 @@ def test_a_status_is_held_to_its_bounds(fetches: Fetches, status: dict[str, Any]
 def test_the_status_is_written_through_its_own_endpoint_only(fetches: Fetches) -> None:
     there = fetches.create({**sources(S3), "suspend": True}, "separate", dry_run=False)
     try:
-        written = fetches.write_status({**there, "spec": sources(HUB)}, {"phase": "Suspended"})
-        assert written["spec"]["sources"][0]["name"] == "corpus"
-        assert "status" not in fetches.replace({**there, "status": {"phase": "Ready"}}, there["spec"])
+        written = fetches.replace_status(there, spec=sources(HUB), status={"phase": "Recipe"})
+        assert (written["spec"], written["status"]) == (there["spec"], {"phase": "Recipe"})
+        changed = fetches.replace(there, spec={**sources(HUB), "suspend": True}, status={"phase": "Ready"})
+        assert changed["spec"]["sources"][0]["name"] == "weights"
+        assert changed.get("status", {}).get("phase") != "Ready"
     finally:
         fetches.delete(there)
 

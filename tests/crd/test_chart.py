@@ -4,7 +4,6 @@ The golden files hold all but the CRD, which `hack/generate --check` compares. A
 again with `UPDATE_GOLDEN=1` and read the difference.
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -202,31 +201,6 @@ def test_a_typing_error_in_a_value_is_refused(helm: Helm, value: str, refusal: s
 def test_an_older_kubernetes_is_refused(helm: Helm) -> None:
     done = helm("template", "datafetch", str(CHART), "--kube-version", "1.29.9")
     assert "chart requires kubeVersion: >=1.30-0" in done.stderr
-
-
-def test_every_value_is_described_and_every_description_has_a_value() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    assert set(schema["properties"].pop("global")) == {"description", "type"}
-    assert _described(schema) == _valued(values, schema)
-
-
-def _described(schema: dict[str, Any], path: str = "") -> set[str]:
-    found = set[str]()
-    for name, inner in schema.get("properties", {}).items():
-        assert inner["description"], f"{path}{name}"
-        found |= {f"{path}{name}"} | _described(inner, f"{path}{name}.")
-    return found - {"operator.resources.claims", "downloader.resources.claims"}
-
-
-def _valued(values: dict[str, Any], schema: dict[str, Any], path: str = "") -> set[str]:
-    found = set[str]()
-    for name, value in values.items():
-        found.add(f"{path}{name}")
-        inner = schema["properties"][name]
-        if "properties" in inner:
-            found |= _valued(value, inner, f"{path}{name}.")
-    return found
 
 
 def test_the_api_server_takes_it_in_a_namespace_that_is_restricted(

@@ -34,42 +34,35 @@ _STATUS = {
 @pytest.fixture
 def shown(fetches: Fetches) -> Any:
     there = fetches.create({**target(), "suspend": True}, "shown", dry_run=False)
-    fetches.write_status(there, _STATUS, dry_run=False)
     yield there
     fetches.delete(there)
 
 
-def _cells(text: str) -> dict[str, str]:
-    """Return a table of one row by its headings; kubectl separates columns by three blanks at least."""
-    head, row = text.rstrip().splitlines()
-    starts = [i for i, letter in enumerate(head) if letter != " " and (i == 0 or head[i - 1] == " ")]
-    ends = [*starts[1:], max(len(head), len(row))]
-    return {head[start:end].strip(): row[start:end].strip() for start, end in zip(starts, ends, strict=True)}
+def test_get_shows_phase_progress_size_ready_and_age(shown: Any, fetches: Fetches) -> None:
+    columns = fetches.show(shown, _STATUS)
+    narrow = {name: cell for name, (priority, cell) in columns.items() if priority == 0}
+    assert list(narrow) == ["Name", "Phase", "Progress", "Size", "Ready", "Age"]
+    assert list(narrow.values())[:5] == ["shown", "Suspended", "42%", "1.37 GiB", "False"]
 
 
-def test_get_shows_phase_progress_size_ready_and_age(shown: Any, kubectl: Kubectl, namespace: str) -> None:
-    cells = _cells(kubectl("get", "df", "-n", namespace))
-    assert list(cells) == ["NAME", "PHASE", "PROGRESS", "SIZE", "READY", "AGE"]
-    assert [cells[name] for name in ("NAME", "PROGRESS", "SIZE", "READY")] == ["shown", "42%", "1.37 GiB", "False"]
-
-
-def test_get_wide_shows_why_and_how_fast(shown: Any, kubectl: Kubectl, namespace: str) -> None:
-    cells = _cells(kubectl("get", "df", "-n", namespace, "-o", "wide"))
-    expected = {
-        "SPEED": "87.2 MiB/s",
+def test_get_wide_shows_why_and_how_fast(shown: Any, fetches: Fetches) -> None:
+    columns = fetches.show(shown, _STATUS)
+    assert {name: cell for name, (priority, cell) in columns.items() if priority == 1} == {
+        "Speed": "87.2 MiB/s",
         "ETA": "2026-01-31T00:10:00Z",
-        "CLAIM": "data",
-        "REVISION": "0a1b2c3",
-        "ATTEMPTS": "2",
-        "REASON": "Paused",
+        "Claim": "data",
+        "Revision": "0a1b2c3",
+        "Attempts": 2,
+        "Reason": "Paused",
     }
-    assert {name: cells[name] for name in expected} == expected
 
 
-def test_the_category_and_the_field_selectors_find_it(shown: Any, kubectl: Kubectl, namespace: str) -> None:
-    selector = "status.phase=Suspended,spec.target.persistentVolumeClaim.claimName=data"
-    assert "datafetch.datafetch.io/shown" in kubectl("get", "datafetch", "-n", namespace, "-o", "name")
-    assert "shown" in kubectl("get", "df", "-n", namespace, "--field-selector", selector)
+def test_short_name_category_and_field_selectors_find_it(shown: Any, kubectl: Kubectl, namespace: str) -> None:
+    claim = "spec.target.persistentVolumeClaim.claimName"
+    for kind in ("datafetch", "df", "datafetches.datafetch.io"):
+        assert "datafetch.datafetch.io/shown" in kubectl("get", kind, "-n", namespace, "-o", "name")
+    assert "shown" in kubectl("get", "df", "-n", namespace, "--field-selector", f"{claim}=data")
+    assert "shown" not in kubectl("get", "df", "-n", namespace, "--field-selector", f"{claim}=other")
     assert "shown" not in kubectl("get", "df", "-n", namespace, "--field-selector", "status.phase=Ready")
 
 
