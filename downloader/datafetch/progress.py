@@ -119,9 +119,8 @@ class ProgressTracker:
         with self._lock:
             self._sources[summary.name] = summary
         revision = f" at {summary.resolved_revision}" if summary.resolved_revision else ""
-        logger.info(
-            "source %r%s: %s files, %s", summary.name, revision, f"{summary.files:,}", format_bytes(summary.bytes)
-        )
+        files = "1 file" if summary.files == 1 else f"{summary.files:,} files"
+        logger.info("source %r%s: %s, %s", summary.name, revision, files, format_bytes(summary.bytes))
 
     @property
     def sources(self) -> tuple[SourceSummary, ...]:

@@ -7,6 +7,7 @@ Reads no Secret: a `secretRef` becomes the directory that holds the Secret's key
 import logging
 import os
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from datafetch_api.rendering import download_item, transfer_settings
 from datafetch_api.resource import DataFetch, Source
 
 logger = logging.getLogger(__name__)
+_CLUSTER_SUFFIXES = (".svc", ".svc.cluster.local")
 _CHAINS = {
     "s3": "environment, ~/.aws, web identity, instance metadata",
     "gcs": "application default credentials",
@@ -103,6 +105,7 @@ def _item(document: Document, path: Path, source: Source, secrets_dir: str | Non
         item = download_item(source, directory)
     except ValueError as error:
         raise InvalidConfigError(sentence(document, path, f"cannot be used: {error}")) from None
+    _warn_of_cluster_names(item)
     if directory is not None:
         logger.info("source %r: credentials from %s", source.name, directory)
     elif getattr(item, "anonymous", False):
@@ -117,6 +120,19 @@ def _item(document: Document, path: Path, source: Source, secrets_dir: str | Non
     elif item.type != "http":
         logger.info("source %r: credentials from the SDK's own chain (%s)", source.name, _CHAINS[item.type])
     return item
+
+
+def _warn_of_cluster_names(item: DownloadItem) -> None:
+    """Say beforehand why a Service's name is not found here."""
+    url = item.items[0].url if item.type == "http" else item.endpoint_url
+    host = urlsplit(url).hostname if url else None
+    if host and host.endswith(_CLUSTER_SUFFIXES):
+        logger.warning(
+            "source %r: %s resolves only inside its cluster; forward its port (kubectl port-forward) or name "
+            "another endpoint",
+            item.name,
+            host,
+        )
 
 
 def _credentials_dir(document: Document, path: Path, source: Source, secrets_dir: str | None) -> str | None:
