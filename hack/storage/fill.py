@@ -8,12 +8,12 @@ speaks only to the endpoints it is given.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
 import json
 import ssl
-import threading
 import time
 import urllib.parse
 import zlib
@@ -104,7 +104,7 @@ class S3:
         secret_key: str = S3_SECRET_KEY,
         ca_file: Path | None = None,
     ) -> None:
-        self._http = _Connections(endpoint, ca_file)
+        self._http = _Endpoint(endpoint, ca_file)
         self._access_key = access_key
         self._secret_key = secret_key
 
@@ -189,7 +189,7 @@ class Gcs:
     scheme = "gs"
 
     def __init__(self, endpoint: str) -> None:
-        self._http = _Connections(endpoint)
+        self._http = _Endpoint(endpoint)
 
     def create(self, bucket: str) -> None:
         """Make the bucket, with object versioning, if it is not there."""
@@ -217,7 +217,7 @@ class Azure:
     _API_VERSION = "2023-11-03"
 
     def __init__(self, endpoint: str, account: str = AZURE_ACCOUNT, key: str = AZURE_KEY) -> None:
-        self._http = _Connections(endpoint)
+        self._http = _Endpoint(endpoint)
         self._base = urllib.parse.urlsplit(endpoint).path.rstrip("/")
         self._account = account
         self._key = base64.b64decode(key)
@@ -279,18 +279,18 @@ class Azure:
 
 @dataclass(frozen=True)
 class _Answer:
+    status: int
     headers: http.client.HTTPMessage
     body: bytes
 
 
-class _Connections:
-    """One persistent connection a thread to one endpoint."""
+class _Endpoint:
+    """Sends requests to one endpoint, each on a connection of its own, so that there is nothing to close."""
 
     def __init__(self, endpoint: str, ca_file: Path | None = None) -> None:
         url = urllib.parse.urlsplit(endpoint)
         self.authority = url.netloc
         self._tls = ssl.create_default_context(cafile=ca_file) if url.scheme == "https" else None
-        self._threads = threading.local()
 
     def send(
         self,
@@ -302,41 +302,33 @@ class _Connections:
     ) -> _Answer:
         """Send one request; raise FillError when the status is not among `accept`."""
         try:
-            answer, status = self._exchange(method, target, headers, content)
+            with contextlib.closing(self._connect()) as connection:
+                answer = _exchange(connection, method, target, headers, content)
         except (OSError, http.client.HTTPException) as error:
-            self._drop()
             raise FillError(f"{method} {self.authority}{target}: {error}; is the server up?") from error
-        if status in accept:
+        if answer.status in accept:
             return answer
         said = answer.body[:500].decode(errors="replace")
-        raise FillError(f"{method} {self.authority}{target} was answered with {status}: {said}")
-
-    def _exchange(self, method: str, target: str, headers: Mapping[str, str], content: Content) -> tuple[_Answer, int]:
-        connection = self._connection()
-        sent = {**headers, "content-length": str(_size(content))}
-        if isinstance(content, Path):
-            with content.open("rb") as file:
-                connection.request(method, target, file, sent)
-                response = connection.getresponse()
-        else:
-            connection.request(method, target, content, sent)
-            response = connection.getresponse()
-        return _Answer(response.headers, response.read()), response.status
-
-    def _connection(self) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection | None = getattr(self._threads, "connection", None)
-        if connection is None:
-            connection = self._connect()
-            self._threads.connection = connection
-        return connection
+        raise FillError(f"{method} {self.authority}{target} was answered with {answer.status}: {said}")
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._tls:
             return http.client.HTTPSConnection(self.authority, timeout=60, context=self._tls, blocksize=CHUNK_BYTES)
         return http.client.HTTPConnection(self.authority, timeout=60, blocksize=CHUNK_BYTES)
 
-    def _drop(self) -> None:
-        self._connection().close()
+
+def _exchange(
+    connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str], content: Content
+) -> _Answer:
+    sent = {**headers, "content-length": str(_size(content))}
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            connection.request(method, target, file, sent)
+            response = connection.getresponse()
+    else:
+        connection.request(method, target, content, sent)
+        response = connection.getresponse()
+    return _Answer(response.status, response.headers, response.read())
 
 
 def _quoted(text: str, safe: str = "/") -> str:

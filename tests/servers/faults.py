@@ -20,7 +20,6 @@ import dataclasses
 import http.client
 import json
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,17 +72,7 @@ class FaultProxy(Server):
         self.retry_after: str | None = None
         """Retry-After of those answers."""
         self._upstream = Upstream(upstream_host, upstream_port)
-        self._idle: list[http.client.HTTPConnection] = []
-        self._idle_lock = threading.Lock()
         super().__init__(self._pass_on, host, port, certificate)
-
-    def stop(self) -> None:
-        """Stop the proxy and close its connections; the server behind goes on."""
-        super().stop()
-        with self._idle_lock:
-            for connection in self._idle:
-                connection.close()
-            self._idle.clear()
 
     def statistics(self) -> dict[str, int]:
         """What has passed until now."""
@@ -130,7 +119,10 @@ class FaultProxy(Server):
         if self.max_concurrency is not None and request.in_progress > self.max_concurrency:
             return slow_down(503, self.retry_after)
         self.wait(self.latency)
-        connection = self._connect()
+        # A new one each time: one that was kept may have been closed by the server behind when it is needed.
+        connection = http.client.HTTPConnection(
+            self._upstream.host, self._upstream.port, timeout=60, blocksize=CHUNK_BYTES
+        )
         try:
             return self._forward(connection, request)
         except (OSError, http.client.HTTPException) as error:
@@ -145,16 +137,6 @@ class FaultProxy(Server):
                 return text_response(400, str(error))
         body = json.dumps(self.statistics()).encode()
         return Response(200, (("Content-Type", "application/json"),), body, len(body))
-
-    def _connect(self) -> http.client.HTTPConnection:
-        with self._idle_lock:
-            if self._idle:
-                return self._idle.pop()
-        return http.client.HTTPConnection(self._upstream.host, self._upstream.port, timeout=60, blocksize=CHUNK_BYTES)
-
-    def _keep(self, connection: http.client.HTTPConnection) -> None:
-        with self._idle_lock:
-            self._idle.append(connection)
 
     def _forward(self, connection: http.client.HTTPConnection, request: Request) -> Response:
         chunked = request.header("transfer-encoding") is not None
@@ -173,22 +155,26 @@ class FaultProxy(Server):
         return Response(
             answer.status,
             headers,
-            self._body(connection, answer),
+            _Body(connection, answer),
             None if length is None else int(length),
         )
 
-    def _body(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> Iterator[bytes]:
-        whole = False
-        try:
-            while data := answer.read1(CHUNK_BYTES):
-                yield data
-            whole = True
-        finally:
-            # A response that was given up half-way leaves its rest on the connection.
-            if whole and not answer.will_close:
-                self._keep(connection)
-            else:
-                connection.close()
+
+@dataclasses.dataclass(frozen=True)
+class _Body:
+    """A response's body as it arrives from the server behind; a generator would not close what it never began."""
+
+    connection: http.client.HTTPConnection
+    answer: http.client.HTTPResponse
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.answer.read1(CHUNK_BYTES):
+            yield data
+
+    def close(self) -> None:
+        """Close the connection to the server behind."""
+        self.answer.close()
+        self.connection.close()
 
 
 def _number(settings: dict[str, object], name: str) -> float | None:

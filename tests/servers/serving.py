@@ -15,7 +15,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -217,9 +217,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             self._send(response, fault, request.exchange)
         finally:
-            # A body that is being generated may hold a connection of its own.
-            if isinstance(response.body, Generator):
-                response.body.close()
+            # A body that arrives while it is sent may hold a connection of its own.
+            close = getattr(response.body, "close", None)
+            if close:
+                close()
 
     def _send(self, response: Response, fault: Fault, exchange: Exchange) -> None:
         exchange.status = response.status
@@ -236,6 +237,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(response.length))
         if response.close:
             self.send_header("Connection", "close")
+        if bodiless or response.length == 0:
+            self.server.owner.traffic.end(exchange)
         self.end_headers()
         if not bodiless:
             self._send_body(response, fault, exchange, chunked)
@@ -249,10 +252,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 continue
             if piece is _CUT:
                 self._cut(fault.reset)
-            self._write(piece, chunked)
+            # First the count, then the bytes: a client that has them all can look at the traffic.
             exchange.sent += len(piece)
+            if exchange.sent == response.length:
+                self.server.owner.traffic.end(exchange)
+            self._write(piece, chunked)
             self.server.owner.wait(max(pace.reserve(len(piece)), self.server.owner.pace.reserve(len(piece))))
         if chunked:
+            self.server.owner.traffic.end(exchange)
             self.wfile.write(b"0\r\n\r\n")
         elif exchange.sent != response.length:
             self.close_connection = True

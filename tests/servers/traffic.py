@@ -90,7 +90,11 @@ class Traffic:
             return self._in_progress
 
     def end(self, exchange: Exchange) -> None:
-        """Record that nothing more will be sent."""
+        """Record that the last bytes are about to be sent, or that no more will be.
+
+        Before and not after: a client may ask again the moment it has them, and must not count twice.
+        """
         with self._lock:
-            exchange.finished = True
-            self._in_progress -= 1
+            if not exchange.finished:
+                exchange.finished = True
+                self._in_progress -= 1
