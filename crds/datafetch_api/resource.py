@@ -73,9 +73,10 @@ DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL_PATTERN, min_length=1, max_length=63)]
 DnsSubdomain = Annotated[str, StringConstraints(pattern=DNS_SUBDOMAIN_PATTERN, min_length=1, max_length=253)]
+PATH_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 RelativePath = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=1024),
+    StringConstraints(pattern=PATH_PATTERN, min_length=1, max_length=1024),
     AfterValidator(_require_safe_path),
     Field(json_schema_extra=_rules(_SAFE_PATH)),
 ]

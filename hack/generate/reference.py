@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datafetch_api import API_VERSION, KIND
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.quantities import BYTES_PATTERN, DURATION_PATTERN
-from datafetch_api.resource import DNS_LABEL_PATTERN, DNS_SUBDOMAIN_PATTERN
+from datafetch_api.resource import DNS_LABEL_PATTERN, DNS_SUBDOMAIN_PATTERN, PATH_PATTERN
 from generate.crd import CATEGORY, COLUMNS, SHORT_NAME, resource_schema
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _PATTERNS = {
     BYTES_PATTERN: "a quantity: 200Gi, 500M, 1048576",
     DURATION_PATTERN: "a duration: 60s, 5m, 1h30m",
     DNS_LABEL_PATTERN: "a DNS label: lower case, digits and -, at most 63 characters",
+    PATH_PATTERN: "at most 1024 characters, none of them a control character",
     DNS_SUBDOMAIN_PATTERN: "a DNS name: lower case, digits, - and ., at most 253 characters",
 }
 

@@ -114,6 +114,7 @@ ROWS = [
     *(Row(f"path {path!r}", target(path=path)) for path in ("a", "a/b/c", "..a", "a..b", ".hidden", "ä ö")),
     Row("the longest path", target(path="a/" * 511 + "ab")),
     Row("a path too long", target(path="a" * 1025), "may not be more than 1024", only_the_server=True),
+    Row("a path with a line break", target(path="a\nb"), "should match '^[^", only_the_server=True),
     Row("an empty path", target(path=""), "at least 1 chars long", only_the_server=True),
     # target
     Row("an existing claim", target(persistentVolumeClaim={"claimName": "data"})),
