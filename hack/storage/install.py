@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 NICENESS = 10
 """Builds yield to whatever else the machine does: a cluster is often being built next to them."""
@@ -22,6 +23,25 @@ NICENESS = 10
 
 class InstallError(Exception):
     """A server could not be installed; the message is one sentence with the remedy."""
+
+
+class Server(Protocol):
+    """A server of one pinned version that can be built."""
+
+    @property
+    def name(self) -> str:
+        """Name of the program."""
+
+    @property
+    def version(self) -> str:
+        """The pinned version, without a `v`."""
+
+    @property
+    def executable(self) -> str:
+        """Path of the program below its installation directory."""
+
+    def build(self, directory: Path) -> None:
+        """Install into an empty directory. Raises InstallError."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +80,6 @@ class NpmServer:
         package = f"{self.name}@{self.version}"
         _run([npm, "install", "--prefix", str(directory), *quiet, package], dict(os.environ))
 
-
-Server = GoServer | NpmServer
 
 VERSITYGW = GoServer("versitygw", "1.8.0", "github.com/versity/versitygw/cmd/versitygw")
 FAKE_GCS_SERVER = GoServer("fake-gcs-server", "1.56.1", "github.com/fsouza/fake-gcs-server")

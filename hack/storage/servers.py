@@ -35,7 +35,7 @@ GCS_PROJECT = "datafetch"
 AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 """How long a server may take until it answers; node needs a few seconds on a busy machine."""
 
 

@@ -5,8 +5,8 @@
         s3.store.put("training", "corpus/a.txt", b"...")
         client = boto3.client("s3", endpoint_url=s3.url, ...)
 
-The servers are those of `hack/storage`, installed on first use; `store` puts objects in without any SDK. Each one has a
-directory of its own that goes with it.
+The servers are those of `hack/storage` (the package `storage`: `hack/` is on the tests' path), installed on first
+use; `store` puts objects in without any SDK. Each one has a directory of its own that goes with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import http.client
 import json
 import socket
 import subprocess
-import sys
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -23,12 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# hack/ holds commands and is no installed package; the tests start the servers by the code that `make demo` uses.
-_HACK = str(Path(__file__).resolve().parents[2] / "hack")
-if _HACK not in sys.path:
-    sys.path.append(_HACK)
-
-from storage import fill, servers  # noqa: E402 (the path is set above)
+from storage import fill, servers
 
 HOST = "127.0.0.1"
 ATTEMPTS = 3
