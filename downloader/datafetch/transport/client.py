@@ -375,6 +375,8 @@ def _render(request: Request, parts: SplitResult, destination: Destination, rang
     if destination.proxy and destination.scheme == "http":
         target = f"http://{destination.authority}{target}"
         headers |= destination.proxy.headers
+    if " " in target:
+        raise InvalidConfigError(f"{redact_uri(request.url)!r} holds a space; write it as %20")
     try:
         return render_head(request.method, target, headers)
     except ValueError as error:

@@ -124,20 +124,19 @@ class Pool:
         proxy = destination.proxy
         host, port = (proxy.host, proxy.port) if proxy else (destination.host, destination.port)
         timeout = min(CONNECT_SECONDS, self._silence)
+        context = self._tls_context() if destination.scheme == "https" else None
         try:
             sock = socket.create_connection((host, port), timeout=timeout)
         except TimeoutError:
             raise ConnectionError(f"no connection to {host}:{port} within {timeout:g} s") from None
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if destination.scheme == "https":
+            if context is not None:
                 if proxy:
                     self._open_tunnel(sock, destination, proxy)
                 sock.settimeout(timeout)
                 # A cut connection must not look like the end of a body that nothing else delimits.
-                sock = self._tls_context().wrap_socket(
-                    sock, server_hostname=destination.host, suppress_ragged_eofs=False
-                )
+                sock = context.wrap_socket(sock, server_hostname=destination.host, suppress_ragged_eofs=False)
             return Connection(sock, self._silence)
         except BaseException:
             sock.close()
