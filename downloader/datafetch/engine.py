@@ -18,7 +18,8 @@ from datafetch.errors import (
     InterruptedByRequestError,
     SourceUnavailableError,
 )
-from datafetch.pace import BandwidthLimiter, Concurrency, wait_before_retry
+from datafetch.memory import buffer_budget, memory_limit
+from datafetch.pace import TICK_SECONDS, BandwidthLimiter, Concurrency, wait_before_retry
 from datafetch.plan import Plan, PlannedFile, check_space
 from datafetch.scheduler import FileTask, RangeTask, Scheduler
 from datafetch.sink import FileWriter, InPlaceLayout, Layout, ManagedLayout, Sink, TargetLock
@@ -30,7 +31,8 @@ from datafetch_api.spec_hash import request_hash
 PART_BYTES = 32 << 20
 """Big files travel in ranges of this size; a kill costs at most the ranges in flight."""
 BUFFER_BYTES = 1 << 20
-DEFAULT_WORKERS = 16
+FILE_WORK = 64 << 10
+"""What a whole file counts for in goodput beside its bytes: small ones cost requests, not bandwidth."""
 LISTING_GRACE_SECONDS = 5.0
 """How long the listing is awaited before the first byte; a longer one overlaps with the transfer."""
 _FAREWELL_SECONDS = 1.0
@@ -89,8 +91,8 @@ def run_fetch(
 ) -> FetchOutcome:
     """Bring everything that the config names, and publish it.
 
-    `workers` is the most requests at a time, within `transfer.max_concurrency`. Raises DataFetchError; whatever it is,
-    nothing unfinished has a final name, and the next run goes on from what is there.
+    `workers` is the most requests at a time, within `transfer.max_concurrency` and what the memory limit bears.
+    Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from what is there.
     """
     with ExitStack() as stack:
         stall_timeout = float(config.transfer.stall_timeout)
@@ -106,7 +108,8 @@ def run_fetch(
             observer.stage(Stage.WAITING, message)
 
         sink = stack.enter_context(Sink.open(layout, TargetLock(layout.state), cancel, waiting))
-        most = min(config.transfer.max_concurrency, workers or DEFAULT_WORKERS)
+        affordable = max(1, buffer_budget(memory_limit()) // BUFFER_BYTES)
+        most = min(config.transfer.max_concurrency, workers or config.transfer.max_concurrency, affordable)
         fetch = _Fetch(sources, sink, observer, cancel, most, config)
         summaries = fetch.run()
         observer.stage(Stage.PUBLISHING)
@@ -148,9 +151,11 @@ class _Fetch:
         self._threads: list[threading.Thread] = []
         self._limiter = BandwidthLimiter(config.transfer.bandwidth_limit, sleep=self._stop.wait)
         self._capacity = config.capacity_bytes
-        self._most = most
         self._concurrency = Concurrency(most)
-        self._scheduler: Scheduler[FileWriter] = Scheduler(most)
+        self._scheduler: Scheduler[FileWriter] = Scheduler(self._concurrency.level)
+        self._workers = 0
+        self._work_done = 0
+        self._throttled = False
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._listing = len(sources)
@@ -179,14 +184,30 @@ class _Fetch:
             self._start(f"list-{source.name}", partial(self._list, index, source))
         self._await_listing()
         self._observer.stage(Stage.FETCHING)
-        for number in range(self._most):
-            self._start(f"fetch-{number}", self._work)
-        while not self._scheduler.wait(1.0):
+        ticked = time.monotonic()
+        while True:
+            self._employ(self._concurrency.level)
+            if self._scheduler.wait(TICK_SECONDS):
+                break
             self._raise_failure()
             self._check_fits()
-            self._scheduler.set_limit(self._concurrency.tick())
+            seconds, ticked = time.monotonic() - ticked, time.monotonic()
+            self._tune(seconds)
         self._raise_failure()
         return tuple(self._summaries[index] for index in range(len(self._sources)))
+
+    def _employ(self, count: int) -> None:
+        while self._workers < count:
+            self._start(f"fetch-{self._workers}", self._work)
+            self._workers += 1
+
+    def _tune(self, seconds: float) -> None:
+        """Let the concurrency see what the last seconds brought."""
+        with self._lock:
+            work, self._work_done = self._work_done, 0
+            throttled, self._throttled = self._throttled, False
+        saturated = self._scheduler.is_saturated()
+        self._scheduler.set_limit(self._concurrency.tick(work / seconds, throttled=throttled, saturated=saturated))
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
@@ -324,7 +345,7 @@ class _Fetch:
                     self._limiter.take(count)
                     task.writer.write(room[:count], cursor.position)
                     cursor.position += count
-                    self._observer.received(count)
+                    self._count_work(count)
                     if self._stop.is_set():
                         raise InterruptedByRequestError("stopped; what was fetched is kept")
         except DataFetchError as error:
@@ -342,7 +363,8 @@ class _Fetch:
         if wait is None:
             raise error
         if error.throttled:
-            self._concurrency.throttle()
+            with self._lock:
+                self._throttled = True
         if task.end is None:
             # Nobody knows the size, so nobody knows what a range of it would be: from the start.
             self._observer.received(-cursor.position)
@@ -368,7 +390,14 @@ class _Fetch:
             return
         self._complete(file, size)
 
+    def _count_work(self, count: int) -> None:
+        with self._lock:
+            self._work_done += count
+        self._observer.received(count)
+
     def _complete(self, file: PlannedFile, size: int) -> None:
+        with self._lock:
+            self._work_done += FILE_WORK
         self._observer.completed_file(file.path, size)
         self._scheduler.finish_file()
 

@@ -103,6 +103,11 @@ class Scheduler(Generic[W]):
             self._limit = limit
             self._condition.notify_all()
 
+    def is_saturated(self) -> bool:
+        """Say whether as many tasks are under way as may be."""
+        with self._condition:
+            return self._busy >= self._limit
+
     def close(self) -> None:
         """Send every worker home."""
         with self._condition:

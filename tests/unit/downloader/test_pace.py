@@ -1,9 +1,13 @@
 """Limits and waits, from numbers."""
 
+import random
+import statistics
+from collections.abc import Callable
+
 import pytest
 
 from datafetch.errors import CredentialsRejectedError, SourceUnavailableError
-from datafetch.pace import MAX_TRIES, BandwidthLimiter, Concurrency, wait_before_retry
+from datafetch.pace import MAX_TRIES, START_LEVEL, BandwidthLimiter, Concurrency, wait_before_retry
 
 
 @pytest.mark.parametrize("rate", [50_000, 10 << 20, 1 << 30])
@@ -25,17 +29,54 @@ def test_a_bandwidth_limit_holds_over_any_ten_seconds(rate: int) -> None:
         assert window == pytest.approx(rate * 10, rel=0.05)
 
 
-def test_throttling_halves_and_quiet_seconds_add_one() -> None:
-    concurrency = Concurrency(16)
-    concurrency.throttle()
-    concurrency.throttle()
-    assert concurrency.tick() == 8
-    concurrency.throttle()
-    assert concurrency.tick() == 4
-    assert [concurrency.tick() for _ in range(3)] == [5, 6, 7]
-    for _ in range(20):
-        concurrency.tick()
-    assert concurrency.limit == 16
+def settle(concurrency: Concurrency, goodput: Callable[[int], float], limit: int = 10**6) -> list[int]:
+    """Return the levels of the second half of a run against a source with the given goodput at each level."""
+    chance = random.Random(5)
+    levels: list[int] = []
+    ticks = 400
+    for _ in range(ticks):
+        level = concurrency.level
+        noisy = goodput(min(level, limit)) * chance.uniform(0.98, 1.02)
+        concurrency.tick(noisy, throttled=level > limit)
+        levels.append(concurrency.level)
+    return levels[ticks // 2 :]
+
+
+def test_it_climbs_as_long_as_more_requests_bring_more() -> None:
+    levels = settle(Concurrency(64), lambda level: 10.0 * min(level, 32))
+    assert 24 <= statistics.median(levels) <= 45
+
+
+def test_it_climbs_within_seconds() -> None:
+    concurrency = Concurrency(64)
+    for _ in range(16):
+        concurrency.tick(10.0 * concurrency.level)
+    assert concurrency.level >= 32
+
+
+def test_it_stays_low_where_more_requests_bring_nothing() -> None:
+    levels = settle(Concurrency(64), lambda level: 100.0)
+    assert statistics.median(levels) <= 4
+
+
+def test_it_goes_down_where_more_requests_hurt() -> None:
+    levels = settle(Concurrency(64, start=32), lambda level: 100.0 / (1 + abs(level - 6) / 10))
+    assert 3 <= statistics.median(levels) <= 10
+
+
+@pytest.mark.parametrize("limit", [1, 3, 8, 20])
+def test_it_settles_below_the_level_at_which_the_source_throttles(limit: int) -> None:
+    levels = settle(Concurrency(64), lambda level: 10.0 * level, limit=limit)
+    assert statistics.median(levels) <= limit + 1
+    assert statistics.median(levels) >= max(1, limit * 0.6)
+    assert sum(level > limit for level in levels) <= len(levels) * 0.25
+
+
+def test_a_level_that_nobody_used_teaches_nothing() -> None:
+    concurrency = Concurrency(64)
+    for _ in range(50):
+        concurrency.tick(1.0, saturated=False)
+    assert concurrency.level == START_LEVEL
 
 
 def test_waits_grow_and_end() -> None:
