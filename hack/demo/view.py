@@ -1,6 +1,5 @@
 """Watching a DataFetch: phase and progress as they change, on one line of a terminal, else one line a change."""
 
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ _FIELDS = (
     ".status.progress.speed",
     ".status.lastFailure.message",
 )
+_PAUSE_SECONDS = 1.0
 _LINE = "|".join(f"{{{field}}}" for field in _FIELDS) + r'{"\n"}'
 
 
@@ -50,28 +50,36 @@ class State:
 def follow(kubectl: Kubectl, namespace: str, name: str, seconds: int) -> State:
     """Show the fetch until it is Ready. Raises ClusterError where it fails, or is not ready in time."""
     shown = _Line()
-    options = ("--namespace", namespace, "--watch", f"--request-timeout={seconds}s", "-o", f"jsonpath={_LINE}")
-    command = [str(kubectl.program), "--kubeconfig", str(kubectl.kubeconfig), "get", "datafetch", name, *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
-        try:
-            state = _last(watch, shown)
-        finally:
-            watch.kill()
-            shown.end()
+    deadline = time.monotonic() + seconds
+    state = None
+    try:
+        # The API server ends a watch as it likes, for example when the CRD is applied again.
+        while (state is None or not state.is_final) and time.monotonic() < deadline:
+            state = _watch(kubectl, namespace, name, shown, deadline) or state
+    finally:
+        shown.end()
     if state is None or not state.is_final:
-        raise ClusterError(f"DataFetch {namespace}/{name} is not ready after {seconds} s; its status is: {state}.")
+        raise ClusterError(f"DataFetch {namespace}/{name} is not ready after {seconds} s, but: {state}.")
     if state.phase == "Failed":
         raise ClusterError(f"DataFetch {namespace}/{name} failed: {state.failure}")
     return state
 
 
-def _last(watch: subprocess.Popen[str], shown: "_Line") -> State | None:
+def _watch(kubectl: Kubectl, namespace: str, name: str, shown: "_Line", deadline: float) -> State | None:
+    """Show the states of one watch; return the last of them when it is final or the watch has ended."""
+    timeout = f"--request-timeout={max(1, int(deadline - time.monotonic()))}s"
+    options = ("--namespace", namespace, "--watch", timeout, "-o", f"jsonpath={_LINE}")
     state = None
-    for line in watch.stdout or ():
-        state = State(*line.rstrip("\n").split("|", len(_FIELDS) - 1))
-        shown.show(str(state))
-        if state.is_final:
-            break
+    with kubectl.open("get", "datafetch", name, *options) as watch:
+        for line in watch.stdout or ():
+            state = State(*line.rstrip("\n").split("|", len(_FIELDS) - 1))
+            shown.show(str(state))
+            if state.is_final:
+                break
+        watch.kill()
+    if state is None:
+        # It has ended before it began: no hurry to fail the same way again.
+        time.sleep(_PAUSE_SECONDS)
     return state
 
 

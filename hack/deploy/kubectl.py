@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 
 from cluster import binaries, provider, shell
 from cluster.api import Object
@@ -27,6 +27,11 @@ class Kubectl:
     def attempt(self, *arguments: str, stdin: str | None = None) -> CompletedProcess[str]:
         """Run kubectl where the caller judges the failure."""
         return shell.attempt(*self._command(), *arguments, stdin=stdin)
+
+    def open(self, *arguments: str) -> Popen[str]:
+        """Start kubectl for a caller that reads its output as it comes; its errors are not kept."""
+        command = [str(part) for part in (*self._command(), *arguments)]
+        return Popen(command, stdout=PIPE, stderr=DEVNULL, text=True)
 
     def apply(self, *objects: Object) -> None:
         """Create or change objects by server-side apply."""
