@@ -36,7 +36,7 @@ def request_hash(items: Sequence[DownloadItem]) -> str:
 
 def _credentials(item: DownloadItem) -> set[str]:
     fields = type(item).model_fields
-    return {name for name in fields if name.endswith("_file") or name in _ITEM_CREDENTIALS}
+    return {name for name in fields if (name.endswith("_file") and name != "endpoint_url_file") or name in _ITEM_CREDENTIALS}
 
 
 def _content(source: Source) -> dict[str, object]:

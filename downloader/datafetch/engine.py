@@ -92,7 +92,7 @@ def run_fetch(
     """Bring everything that the config names, and publish it.
 
     `workers` is the most requests at a time, within `transfer.max_concurrency` and what the memory limit bears.
-    Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from what is there.
+    Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from there.
     """
     with ExitStack() as stack:
         stall_timeout = float(config.transfer.stall_timeout)
