@@ -114,7 +114,7 @@ def test_rates_hold_for_one_response_and_for_all_together(server: StaticServer) 
     server.faults.add(Fault(bytes_per_second=10e6))
     started = time.monotonic()
     get(server)
-    assert 0.09 < time.monotonic() - started < 1
+    assert 0.09 < time.monotonic() - started < 5
     server.pace.rate = 20e6
     clients = [threading.Thread(target=get, args=(server,)) for _ in range(4)]
     started = time.monotonic()
@@ -122,7 +122,7 @@ def test_rates_hold_for_one_response_and_for_all_together(server: StaticServer) 
         client.start()
     for client in clients:
         client.join()
-    assert 0.18 < time.monotonic() - started < 2
+    assert 0.18 < time.monotonic() - started < 5
     assert 2 <= server.traffic.peak <= 4
 
 
