@@ -219,7 +219,7 @@ def _add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--max-workers",
         metavar="N",
         type=_worker_count,
-        help="most requests at a time, of all sources together (default: 64); how many of them pay is found by measuring",
+        help="most requests at a time, of all sources; how many of them pay is found by measuring (default: 64)",
     )
 
 
