@@ -1,8 +1,7 @@
 """The programs that are built from the Go module proxy, once per version, into the cache.
 
-Kubernetes and etcd are pinned by the go.mod and go.sum beside this file, the others by version (the checksum database
-vouches for them). etcd is not Debian's 3.4, with which a watch without a resourceVersion can fail (504, "Too large
-resource version").
+They are pinned by go.mod and go.sum in kubernetes/ and tools/; kind, which is seldom built, by its version alone. etcd
+is not Debian's 3.4, with which a watch without a resourceVersion can fail (504, "Too large resource version").
 """
 
 import hashlib
@@ -19,10 +18,11 @@ from cluster.errors import ClusterError
 KUBERNETES = "v1.35.4"
 """The last minor that accepts Debian 12's containerd 1.6."""
 HELM = "v3.22.0"
-COREDNS = "v1.15.0"
+"""As in tools/go.mod; its version is stamped into the program."""
 KIND = "v0.33.0"
 
-_MODULE = paths.SOURCES / "kubernetes"
+_KUBERNETES_MODULE = paths.SOURCES / "kubernetes"
+_TOOLS_MODULE = paths.SOURCES / "tools"
 _COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubelet")
 
 
@@ -40,68 +40,69 @@ class Build:
         return paths.cache() / "builds" / self.key
 
 
-def _pins() -> str:
-    pins = b"".join((_MODULE / name).read_bytes() for name in ("go.mod", "go.sum"))
-    return f"{KUBERNETES}-{hashlib.sha256(pins).hexdigest()[:10]}"
+def _pins(module: Path) -> str:
+    files = sorted(path for path in module.rglob("*") if path.suffix in (".mod", ".sum", ".go"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
 
 
 def _build_kubernetes(folder: Path) -> None:
-    _build(folder, *(f"k8s.io/kubernetes/cmd/{name}" for name in _COMPONENTS))
-    _build(folder / "etcd", "go.etcd.io/etcd/server/v3")
+    _build_pinned(folder, *(f"k8s.io/kubernetes/cmd/{name}" for name in _COMPONENTS))
+    _build_pinned(folder / "etcd", "go.etcd.io/etcd/server/v3")
 
 
 def _build_kubectl(folder: Path) -> None:
-    _build(folder, "k8s.io/kubernetes/cmd/kubectl")
+    _build_pinned(folder, "k8s.io/kubernetes/cmd/kubectl")
 
 
-def _build(target: Path, *packages: str) -> None:
+def _build_pinned(target: Path, *packages: str) -> None:
     major, minor, _ = KUBERNETES.removeprefix("v").split(".")
     values = {"gitVersion": KUBERNETES, "gitMajor": major, "gitMinor": minor}
     stamps = _ldflags({f"k8s.io/component-base/version.{name}": value for name, value in values.items()})
     output = f"{target}{os.sep}" if target.is_dir() else str(target)
-    _go("build", "-o", output, stamps, *packages)
+    _go(_KUBERNETES_MODULE, "build", "-o", output, stamps, *packages)
 
 
-def _install_helm(folder: Path) -> None:
+def _build_helm(folder: Path) -> None:
     module = "helm.sh/helm/v3"
     major, minor, _ = KUBERNETES.removeprefix("v").split(".")
     values = {f"{module}/internal/version.version": HELM}
     # Without these, `helm template` and `helm lint` take the cluster for Kubernetes 1.20.
     for package in ("pkg/chartutil", "pkg/lint/rules"):
         values |= {f"{module}/{package}.k8sVersionMajor": major, f"{module}/{package}.k8sVersionMinor": minor}
-    _go("install", _ldflags(values), f"{module}/cmd/helm@{HELM}", gobin=folder)
+    _go(_TOOLS_MODULE, "build", "-o", f"{folder}{os.sep}", _ldflags(values), f"{module}/cmd/helm")
 
 
-def _install_coredns(folder: Path) -> None:
-    _go("install", _ldflags({}), f"github.com/coredns/coredns@{COREDNS}", gobin=folder)
+def _build_coredns(folder: Path) -> None:
+    _go(_TOOLS_MODULE, "build", "-o", f"{folder}{os.sep}", _ldflags({}), "./coredns")
 
 
 def _install_kind(folder: Path) -> None:
-    _go("install", _ldflags({}), f"sigs.k8s.io/kind@{KIND}", gobin=folder)
+    _go(_TOOLS_MODULE, "install", _ldflags({}), f"sigs.k8s.io/kind@{KIND}", gobin=folder)
 
 
 def kubernetes() -> Build:
     """Return the control plane with etcd, and the node's programs."""
-    return Build(f"kubernetes-{_pins()}", (*_COMPONENTS, "etcd"), _build_kubernetes)
+    key = f"kubernetes-{KUBERNETES}-{_pins(_KUBERNETES_MODULE)}"
+    return Build(key, (*_COMPONENTS, "etcd"), _build_kubernetes)
 
 
 def kubectl() -> Build:
     """Return the build of kubectl."""
-    return Build(f"kubectl-{_pins()}", ("kubectl",), _build_kubectl)
+    return Build(f"kubectl-{KUBERNETES}-{_pins(_KUBERNETES_MODULE)}", ("kubectl",), _build_kubectl)
 
 
 def helm() -> Build:
-    """Helm 3."""
-    return Build(f"helm-{HELM}", ("helm",), _install_helm)
+    """Return Helm 3."""
+    return Build(f"helm-{HELM}-{_pins(_TOOLS_MODULE)}", ("helm",), _build_helm)
 
 
 def coredns() -> Build:
     """Return the cluster's DNS server."""
-    return Build(f"coredns-{COREDNS}", ("coredns",), _install_coredns)
+    return Build(f"coredns-{_pins(_TOOLS_MODULE)}", ("coredns",), _build_coredns)
 
 
 def kind() -> Build:
-    """kind, where a container engine runs."""
+    """Return kind, where a container engine runs."""
     return Build(f"kind-{KIND}", ("kind",), _install_kind)
 
 
@@ -123,7 +124,7 @@ def program(name: str) -> Path:
 
 def _fill(build: Build) -> None:
     started = time.monotonic()
-    print(f"building {build.key} (kept in the cache; Kubernetes takes 4 to 8 minutes on 2 cores)", flush=True)
+    print(f"building {build.key}, once (Kubernetes takes 4 to 8 minutes on 2 cores, the others less)", flush=True)
     unfinished = build.folder.with_name(f"{build.key}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -142,13 +143,13 @@ def _link(build: Build) -> None:
         link.symlink_to(target)
 
 
-def _go(verb: str, *arguments: str, gobin: Path | None = None) -> None:
+def _go(module: Path, verb: str, *arguments: str, gobin: Path | None = None) -> None:
     if not shutil.which("go", path=shell.environment()["PATH"]):
-        raise ClusterError("Go is not installed: install Go 1.25 or newer, the cluster's programs are built with it.")
+        raise ClusterError("Go is not installed: install Go 1.26 or newer, the cluster's programs are built with it.")
     # CGO_ENABLED=0: no C compiler needed, and the binaries run on any distribution.
     extra = {"CGO_ENABLED": "0", "GOFLAGS": "", **({"GOBIN": str(gobin)} if gobin else {})}
     flags = ("-trimpath", "-buildvcs=false")
-    shell.run("nice", "-n", "10", "go", verb, *flags, *arguments, extra=extra, cwd=_MODULE)
+    shell.run("nice", "-n", "10", "go", verb, *flags, *arguments, extra=extra, cwd=module)
 
 
 def _ldflags(values: dict[str, str]) -> str:
