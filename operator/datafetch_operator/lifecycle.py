@@ -87,16 +87,16 @@ def _next_step(seen: Observation, status: DataFetchStatus) -> steps.Step:
 
 
 def _attempt(seen: Observation, status: DataFetchStatus, attempt: Attempt, *, is_current: bool) -> steps.Step:
-    """Return how the attempt goes on: it is started, watched, or followed by the next."""
-    if not is_current:
-        return steps.Start(attempt, is_new=True)
-    following = Attempt(attempt.fetch, attempt.wanted, attempt.number + 1, attempt.claim)
+    """Return how the attempt goes on: it is started, taken up after a lost status, watched, or followed by the next."""
     job = seen.job(attempt.name)
+    if job is not None and job.deleting:
+        return steps.AwaitRemoval(job, _JOB_GOES_SECONDS)
+    if not is_current:
+        return steps.Start(attempt, is_new=True) if job is None else steps.Adopt(job)
+    following = Attempt(attempt.fetch, attempt.wanted, attempt.number + 1, attempt.claim)
     if job is None:
         vanished = status.job_ref is not None and status.job_ref.uid is not None
         return steps.Start(following, is_new=True) if vanished else steps.Start(attempt, is_new=False)
-    if job.deleting:
-        return steps.AwaitRemoval(job, _JOB_GOES_SECONDS)
     if job.finished == "Failed":
         return steps.Start(following, is_new=True)
     if job.finished == "Complete":
@@ -193,6 +193,9 @@ def _count(status: DataFetchStatus, step: steps.Step) -> DataFetchStatus:
         return status.model_copy(
             update={"attempts": attempt.number, "job_ref": JobRef(name=attempt.name), "progress": None}
         )
+    if isinstance(step, steps.Adopt):
+        job = step.job
+        return status.model_copy(update={"attempts": job.attempt, "job_ref": JobRef(name=job.name, uid=job.uid)})
     if isinstance(step, steps.Watch):
         return status.model_copy(update={"job_ref": JobRef(name=step.job.name, uid=step.job.uid)})
     return status
@@ -207,7 +210,7 @@ def _removals(seen: Observation, new: DataFetchStatus, step: steps.Step) -> tupl
         if job.owner_uid != seen.fetch.metadata.uid or job.deleting:
             continue
         left = _seconds_to_live(seen, job) if job.name == current else 0
-        needed = job.finished is not None or isinstance(step, steps.Watch)
+        needed = job.finished is not None or isinstance(step, steps.Watch | steps.Adopt)
         if not needed or left <= 0:
             removals.append(Removal(job.name, job.uid))
         elif left < float("inf"):

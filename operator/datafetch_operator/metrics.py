@@ -1,6 +1,8 @@
 """The operator's metrics, as Prometheus scrapes them. Defined here, once; counted where things happen."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()
 
 RECONCILES = Counter("datafetch_reconciles_total", "Reconciles, by how they ended.", ["result"])
 """`ok`, `conflict` (somebody else wrote first), `gone` or `error`."""

@@ -51,15 +51,15 @@ def record(seen: Observation) -> DataFetchStatus:
 def is_recorded(status: DataFetchStatus, job: Job) -> bool:
     """Return whether this end of this Job stands in the status."""
     artifact, failure = status.artifact, status.last_failure
-    as_success = artifact is not None and (artifact.completion_time, artifact.spec_hash, artifact.claim_uid) == (
-        job.finish_time,
-        job.spec_hash,
-        job.claim_uid,
+    as_success = (
+        artifact is not None
+        and (artifact.completion_time, artifact.spec_hash, artifact.claim_uid)
+        == (job.finish_time, job.spec_hash, job.claim_uid)
+        and job.trigger in (None, status.last_handled_trigger)
     )
-    as_failure = failure is not None and (failure.time, failure.generation, failure.spec_hash) == (
-        job.finish_time,
-        job.generation,
-        job.spec_hash,
+    as_failure = failure is not None and (
+        (failure.time, failure.generation, failure.spec_hash, failure.trigger)
+        == (job.finish_time, job.generation, job.spec_hash, job.trigger)
     )
     return as_success or as_failure
 

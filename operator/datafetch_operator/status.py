@@ -158,7 +158,8 @@ def _target_ready(seen: Observation, step: steps.Step) -> Saying:
     if claim is None and seen.refusal is not None and isinstance(step, steps.CreateClaim):
         return Saying(False, Reason.CLAIM_REJECTED, f"Claim {name!r} cannot be created: {seen.refusal}")
     if claim is None:
-        return Saying(False, Reason.CLAIM_NOT_FOUND, f"There is no claim {name!r}; create it, or set target.create.")
+        message = f"There is no claim {name!r} in namespace {seen.fetch.metadata.namespace!r}; create it."
+        return Saying(False, Reason.CLAIM_NOT_FOUND, message)
     if claim.deleting:
         return Saying(False, Reason.CLAIM_TERMINATING, f"Claim {name!r} is being deleted.")
     if claim.phase == "Lost":
@@ -198,6 +199,8 @@ def _progressing(seen: Observation, step: steps.Step) -> Saying:
             return Saying(activity.moving, activity.reason, activity.message)
         case steps.Start(attempt=attempt):
             return _starting(seen, attempt.name)
+        case steps.Adopt(job=job):
+            return Saying(True, Reason.STARTING, f"Job {job.name} is taken up again.")
         case steps.AwaitRemoval(job=job):
             return Saying(True, Reason.STARTING, f"The next attempt follows when Job {job.name} is out of the way.")
         case steps.Done():

@@ -69,6 +69,14 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """The status was lost, and the attempt's Job is there: it is taken up again."""
+
+    job: Job
+    look_again_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitRemoval:
     """The attempt's Job is on its way out, or ended without a result: the next attempt comes after it."""
 
@@ -89,4 +97,4 @@ class Watch:
         return self.activity.look_again_seconds
 
 
-Step = Recipe | Refused | Suspended | CreateClaim | AwaitClaim | Done | Failed | Start | AwaitRemoval | Watch
+Step = Recipe | Refused | Suspended | CreateClaim | AwaitClaim | Done | Failed | Start | Adopt | AwaitRemoval | Watch

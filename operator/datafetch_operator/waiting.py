@@ -114,11 +114,10 @@ def claim_notice(seen: Observation) -> str | None:
 def _tries(job: Job, pods: tuple[Pod, ...]) -> str:
     """Return how often it was tried and how the last try ended; empty at the first."""
     found = last_failure(pods)
-    if found is None:
+    if found is None and not job.failed_pods:
         return ""
-    _, failure = found
-    failed = max(job.failed_pods, 1)
-    return f" Try {failed + 1} of {job.backoff_limit + 1}: the last ended with {failure.reason}: {failure.message}"
+    end = f"the last ended with {found[1].reason}: {found[1].message}" if found else "the pod of the last was removed."
+    return f" Try {max(job.failed_pods, 1) + 1} of {job.backoff_limit + 1}: {end}"
 
 
 def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str) -> Activity:

@@ -1,0 +1,158 @@
+"""From any state that can be reached, deciding and applying comes to rest, and at rest nothing is written.
+
+What users, Kubernetes and a dying operator can do is played in any order; what must hold is asserted after each step.
+"""
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datafetch_api.exit_codes import ExitCode
+from datafetch_api.resource import Phase
+from unit.operator.world import World, bound_claim, failure_message, fetch, some_progress, success_message
+
+CREATE = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "10Gi"}}}
+RETRYABLE = [ExitCode.SOURCE_UNAVAILABLE, ExitCode.INTERRUPTED]
+FATAL = [ExitCode.SOURCE_NOT_FOUND, ExitCode.INSUFFICIENT_SPACE]
+RESTING = {Phase.READY, Phase.FAILED, Phase.SUSPENDED, Phase.RECIPE}
+
+
+def _live_job(world: World) -> bool:
+    return bool(world.pods) and world.pods[-1].running and world.pods[-1].job in world.jobs
+
+
+def _pod_runs(world: World) -> None:
+    unfinished = [job for job in world.jobs.values() if job.finished is None]
+    if unfinished and not _live_job(world):
+        world.run_pod()
+
+
+def _pod_ends_well(world: World) -> None:
+    if _live_job(world):
+        world.end_pod(0, success_message(), "Completed")
+        world.end_job("Complete")
+
+
+def _pod_fails(world: World, code: ExitCode) -> None:
+    if not _live_job(world):
+        return
+    world.end_pod(code, failure_message(code))
+    job = world.jobs[world.pods[-1].job]
+    if not code.retryable:
+        world.end_job("Failed", "PodFailurePolicy")
+    elif job.failed_pods > job.backoff_limit:
+        world.end_job("Failed", "BackoffLimitExceeded")
+
+
+def _pods_go(world: World) -> None:
+    world.pods = [pod for pod in world.pods if pod.running]
+
+
+def _jobs_go(world: World) -> None:
+    world.jobs.clear()
+    world.pods.clear()
+
+
+def _claim_is_replaced(world: World) -> None:
+    _jobs_go(world)
+    world.claims_made += 1
+    world.claim = bound_claim(f"other-{world.claims_made}")
+
+
+def _claim_goes(world: World) -> None:
+    _jobs_go(world)
+    world.claim = None
+
+
+def _claim_is_bound(world: World) -> None:
+    if world.claim is not None:
+        world.claim = replace(world.claim, phase="Bound", capacity="20Gi")
+
+
+def _sources(prefix: str) -> list[dict[str, object]]:
+    return [{"name": "weights", "s3": {"bucket": "models", "prefix": prefix}}]
+
+
+HAPPENINGS = {
+    "time passes": lambda world: world.pass_time(7),
+    "much time passes": lambda world: world.pass_time(400),
+    "a pod runs": _pod_runs,
+    "the pod ends well": _pod_ends_well,
+    "the pod fails, and may try again": lambda world: _pod_fails(world, RETRYABLE[0]),
+    "the pod is interrupted": lambda world: _pod_fails(world, RETRYABLE[1]),
+    "the pod fails for good": lambda world: _pod_fails(world, FATAL[0]),
+    "the volume is full": lambda world: _pod_fails(world, FATAL[1]),
+    "finished pods go": _pods_go,
+    "jobs go": _jobs_go,
+    "the claim is replaced": _claim_is_replaced,
+    "the claim goes": _claim_goes,
+    "the claim is bound or grows": _claim_is_bound,
+    "other sources": lambda world: world.change(sources=_sources("mistral/")),
+    "the first sources": lambda world: world.change(sources=_sources("llama/")),
+    "a trigger": lambda world: world.change(refresh={"trigger": f"t{world.fetch.metadata.generation}"}),
+    "no trigger": lambda world: world.change(refresh={}),
+    "suspend": lambda world: world.change(suspend=True),
+    "resume": lambda world: world.change(suspend=False),
+    "time to live": lambda world: world.change(job={"ttlSecondsAfterFinished": 5}),
+    "creation is refused": lambda world: setattr(world, "refuses", "exceeded quota"),
+    "creation is allowed": lambda world: setattr(world, "refuses", None),
+    "the status is lost": lambda world: setattr(
+        world, "fetch", world.fetch.model_copy(update={"status": fetch().status})
+    ),
+    "the operator looks": lambda world: world.reconcile(),
+    "the operator reads progress": lambda world: world.reconcile(some_progress() if _live_job(world) else None),
+    "the operator dies at once": lambda world: world.reconcile(dies_after=0),
+    "the operator dies after one write": lambda world: world.reconcile(dies_after=1),
+    "the operator dies after two writes": lambda world: world.reconcile(dies_after=2),
+    "the operator comes to rest": lambda world: world.settle(),
+}
+
+
+def _check(world: World) -> None:
+    artifact = world.status.artifact
+    unfinished = [job for job in world.jobs.values() if job.finished is None]
+    assert len(unfinished) <= 1, "two downloads of one fetch"
+    if world.status.phase in RESTING:
+        assert not unfinished, "nothing runs where nothing is to be done"
+    if not world.status.conditions or world.status.phase == Phase.RECIPE:
+        return
+    ready = world.condition("Ready")[0] == "True"
+    assert ready == (artifact is not None and world.claim is not None and artifact.claim_uid == world.claim.uid)
+    assert (world.condition("Failed")[0] == "True") == (world.status.phase == Phase.FAILED)
+    assert world.status.observed_generation == world.fetch.metadata.generation
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.booleans(), st.lists(st.sampled_from(sorted(HAPPENINGS)), max_size=25))
+def test_whatever_happens_it_comes_to_rest_and_then_writes_nothing(creates: bool, happenings: list[str]) -> None:
+    world = World(fetch(target=CREATE) if creates else fetch())
+    for happening in happenings:
+        HAPPENINGS[happening](world)
+    world.settle()
+    _check(world)
+    writes = len(world.writes)
+    world.reconcile()
+    world.reconcile()
+    assert len(world.writes) == writes, "a look at a world at rest writes nothing"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(sorted(HAPPENINGS)), max_size=20))
+def test_whatever_happened_a_fetch_that_is_let_alone_gets_ready(happenings: list[str]) -> None:
+    world = World(fetch(target=CREATE))
+    for happening in happenings:
+        HAPPENINGS[happening](world)
+    world.refuses = None
+    world.change(suspend=False, refresh={"trigger": "for the last time"})
+    for _ in range(4):
+        world.settle()
+        _claim_is_bound(world)
+        _pod_runs(world)
+        world.settle()
+        _pod_ends_well(world)
+        world.pass_time(400)
+    world.settle()
+    assert world.status.phase == Phase.READY
+    assert world.condition("UpToDate")[0] == "True"
+    assert world.status.last_handled_trigger == "for the last time"
