@@ -99,6 +99,8 @@ def main() -> NoReturn:
         _print(f"datafetch {__version__}")
         code = 0
     else:
+        # Pydantic would read the metadata of every installed package in search of plugins; we have none.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
         process = _Process()
         process.catch_signals()
         code = _run(process)

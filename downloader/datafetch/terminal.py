@@ -4,6 +4,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from datafetch.progress import ProgressTracker
+from datafetch_api.quantities import format_bytes
 from datafetch_api.report import Progress, Stage
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class ProgressBars:
         self._tracker = tracker
         self._closing = threading.Event()
         self._bars = _make_bars(console)
-        self._task: TaskID = self._bars.add_task("Listing", total=None, files="")
+        self._task: TaskID = self._bars.add_task("Listing", total=None, amount="")
         self._thread = threading.Thread(target=self._run, name="progress-bars", daemon=True)
 
     def start(self) -> None:
@@ -53,25 +54,30 @@ class ProgressBars:
             description=f"{label}: {progress.message}" if progress.message else label,
             completed=progress.completed_bytes,
             total=progress.total_bytes,
-            files=_files(progress),
+            amount=_amount(progress),
         )
 
 
-def _files(progress: Progress) -> str:
-    if progress.total_files is None:
-        return f"{progress.completed_files:,} files"
-    return f"{progress.completed_files:,}/{progress.total_files:,} files"
+def _amount(progress: Progress) -> str:
+    """Return bytes, files and speed, as far as they are known."""
+    parts = []
+    if progress.total_bytes is not None:
+        parts.append(f"{format_bytes(progress.completed_bytes)} of {format_bytes(progress.total_bytes)}")
+        parts.append(f"{progress.completed_files:,}/{progress.total_files:,} files")
+    elif progress.completed_bytes:
+        parts.append(f"{format_bytes(progress.completed_bytes)}, {progress.completed_files:,} files")
+    if progress.bytes_per_second:
+        parts.append(f"{format_bytes(progress.bytes_per_second)}/s")
+    return "  ".join(parts)
 
 
 def _make_bars(console: "Console | None") -> "Bars":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        DownloadColumn,
         TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
     from rich.progress import Progress as Bars
 
@@ -79,9 +85,7 @@ def _make_bars(console: "Console | None") -> "Bars":
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        DownloadColumn(binary_units=True),
-        TextColumn("{task.fields[files]}", markup=False),
-        TransferSpeedColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(),
         console=console or Console(stderr=True),
         refresh_per_second=int(1 / _FRAME_SECONDS),

@@ -33,6 +33,22 @@ def test_a_message_is_one_line_without_control_characters(written: Written, text
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO server said a.*b", line)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("written")
+def test_on_a_terminal_a_message_stands_alone_and_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    logs.configure("INFO")
+    logging.getLogger("datafetch").info("server said a\x1b[2Jb")
+    logging.getLogger("datafetch").error("GET https://h/x?sig=secret failed")
+
+    assert terminal.getvalue() == "server said a\\x1b[2Jb\nERROR: GET https://h/x?... failed\n"
+
+
 def test_a_traceback_is_one_line_too(written: Written) -> None:
     try:
         int("first\nsecond")

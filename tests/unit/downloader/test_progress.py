@@ -129,6 +129,12 @@ def test_a_message_cannot_begin_a_line_of_its_own(tracker: ProgressTracker) -> N
         assert (progress.stage, progress.completed_bytes) == (Stage.WAITING, 0)
 
 
+def test_a_message_shows_no_token_of_a_url(tracker: ProgressTracker) -> None:
+    tracker.stage(Stage.WAITING, "asking https://user:hunter2@host/x?sig=hunter2")
+
+    assert tracker.snapshot().message == "asking https://host/x?..."
+
+
 def test_a_retry_is_logged_at_most_once_a_second(
     tracker: ProgressTracker, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
