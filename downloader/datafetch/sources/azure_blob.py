@@ -36,7 +36,7 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
 from datafetch.sources.selection import select
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
-from datafetch.transport.pool import CONNECT_SECONDS
+from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import reason_of
 from datafetch_api.config import AzureBlobItem, Selection
 
@@ -72,11 +72,12 @@ class AzureBlobSource:
         self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
         self._lock = threading.Lock()
         ca_file = self._files.path("ca.crt")
+        trusted = ca_file or ca_bundle()
         self._options: dict[str, Any] = {
             "connection_timeout": CONNECT_SECONDS,
             "read_timeout": stall_timeout,
             **_RETRIES,
-            **({"connection_verify": ca_file} if ca_file else {}),
+            **({"connection_verify": trusted} if trusted else {}),
         }
         self._access = self._connect()
         self._tokens: dict[str, tuple[str, float]] = {}
@@ -240,6 +241,7 @@ class AzureBlobSource:
         credential = client.credential
         key = getattr(credential, "account_key", None)
         if key is not None:
+            _require_base64(str(key), self._item.name)
             return _Access(client, self._secrets.add(str(key)), None)
         # The SDK keeps a SAS token, wherever it came from, as the query of its URL.
         token = str(client.url).partition("?")[2]
@@ -251,7 +253,6 @@ class AzureBlobSource:
             return None
         key = self._setting("account_key_file", item.account_key_file, "AZURE_STORAGE_KEY", "account_key")
         if key is not None:
-            _require_base64(key, item.name)
             return {"account_name": self._account(), "account_key": key}
         sas = self._setting("sas_token_file", item.sas_token_file, "AZURE_STORAGE_SAS_TOKEN", "sas_token")
         if sas is not None:
@@ -307,7 +308,7 @@ def _require_base64(key: str, source: str) -> None:
     try:
         base64.b64decode(key, validate=True)
     except binascii.Error:
-        raise InvalidConfigError("account_key_file: the key is not base64; copy it anew", source=source) from None
+        raise InvalidConfigError("the account key is not base64; copy it anew", source=source) from None
 
 
 def _is_folder(metadata: Mapping[str, str] | None) -> bool:

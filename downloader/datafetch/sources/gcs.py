@@ -37,7 +37,7 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
 from datafetch.sources.selection import select
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
-from datafetch.transport.pool import CONNECT_SECONDS
+from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import reason_of
 from datafetch_api.config import GCSItem, Selection
 
@@ -64,7 +64,11 @@ class GCSSource:
         self._credentials = self._load_credentials()
         self._client = self._make_client()
         self._transport = Transport(
-            stall_timeout=stall_timeout, secrets=self._secrets, stored_encodings=True, classify=_classify
+            stall_timeout=stall_timeout,
+            secrets=self._secrets,
+            ca_file=self._files.path("ca.crt"),
+            stored_encodings=True,
+            classify=_classify,
         )
 
     @property
@@ -224,8 +228,14 @@ class GCSSource:
 
     def _make_client(self) -> Client:
         options = {"api_endpoint": self._endpoint} if self._endpoint else None
+        trusted = self._files.path("ca.crt") or ca_bundle()
+        session: Any = None
+        if trusted:
+            authorized: Any = google.auth.transport.requests.AuthorizedSession
+            session = authorized(self._credentials)
+            session.verify = trusted
         # Without a project the SDK would look for one, at the metadata server at last; reading needs none.
-        return Client(project=self._item.project, credentials=self._credentials, client_options=options)
+        return Client(project=self._item.project, credentials=self._credentials, client_options=options, _http=session)
 
     def _from_sdk(self, error: Exception, what: str) -> DataFetchError:
         """Return our error for one of the SDK's. `what` says what was asked for."""

@@ -44,7 +44,7 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
 from datafetch.sources.selection import select
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
-from datafetch.transport.pool import CONNECT_SECONDS
+from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import retry_after
 from datafetch_api.config import S3Item, Selection
 from datafetch_api.uris import redact_uri
@@ -290,7 +290,7 @@ class S3Source:
             "s3",
             region_name=region or _DEFAULT_REGION,
             endpoint_url=endpoint,
-            verify=ca_file,
+            verify=ca_file or ca_bundle(),
             config=Config(**settings),
         )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from datafetch.errors import InvalidConfigError
-from datafetch.transport.connection import Connection, ProtocolError, render_head
+from datafetch.transport.connection import Connection, render_head
 from datafetch_api.uris import redact_uri
 
 CONNECT_SECONDS = 10.0
@@ -159,12 +159,17 @@ class Pool:
             return self._context
 
 
+def ca_bundle(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the CA certificates that the environment names; each SDK knows only some of these variables."""
+    return next((environment[name] for name in _CA_VARIABLES if environment.get(name)), None)
+
+
 def tls_context(ca_file: str | None, environment: Mapping[str, str]) -> ssl.SSLContext:
     """Return the TLS settings: the given CA file, else the environment's, else the system's, else certifi's.
 
     Raises InvalidConfigError where the CA file cannot be read.
     """
-    named = ca_file or next((environment[name] for name in _CA_VARIABLES if environment.get(name)), None)
+    named = ca_file or ca_bundle(environment)
     if named is None and not environment.get("SSL_CERT_DIR"):
         named = _bundled_ca_file()
     try:
@@ -241,4 +246,4 @@ def _default_port(scheme: str) -> int:
     return 443 if scheme == "https" else 80
 
 
-__all__ = ["CONNECT_SECONDS", "Destination", "Pool", "ProtocolError", "Proxy", "ProxyRefusedError", "proxy_for"]
+__all__ = ["CONNECT_SECONDS", "Destination", "Pool", "Proxy", "ProxyRefusedError", "ca_bundle", "proxy_for"]

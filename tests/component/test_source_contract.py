@@ -1,0 +1,209 @@
+"""What every source promises, against real servers: the same tests for S3, GCS, Azure, the Hub and HTTP."""
+
+import os
+from typing import Any
+
+import pytest
+
+from component.places import WRONG, WRONG_KEY, GCSPlace, HttpPlace, HubPlace, Place, by_path, checksum_of, read
+from datafetch.errors import (
+    CredentialsRejectedError,
+    DataFetchError,
+    SourceChangedError,
+    SourceNotFoundError,
+)
+from datafetch.sources import Entry
+
+BIG = os.urandom(3_000_000)
+FILES = {
+    "README.md": b"# at the root\n",
+    "sub/notes.md": b"notes\n",
+    "sub/deep/er/big.bin": BIG,
+    "sub/empty.txt": b"",
+    "ünï côdé/日本 +%41&=;,@$!'()~.txt": "naïve\n".encode(),
+    "sub/hash#and?mark.txt": b"?",
+}
+EVERYWHERE = ("s3", "gcs", "azure", "hf", "http")
+WITH_LISTING = ("s3", "gcs", "azure", "hf")
+MANY = 1100
+
+everywhere = pytest.mark.parametrize("place", EVERYWHERE, indirect=True)
+with_listing = pytest.mark.parametrize("place", WITH_LISTING, indirect=True)
+
+
+@everywhere
+def test_every_object_is_listed_once_with_its_size_and_what_identifies_it(place: Place) -> None:
+    place.fill(FILES)
+    with place.source() as source:
+        entries = by_path(source)
+        assert {path: entry.size for path, entry in entries.items()} == {
+            path: len(data) for path, data in FILES.items()
+        }
+        assert all(entry.identity for entry in entries.values())
+        assert len({entry.identity for entry in entries.values()}) == len(FILES)
+        assert entries == by_path(source), "a second listing says the same"
+
+
+@everywhere
+def test_the_bytes_are_the_object_s_whole_or_in_ranges(place: Place) -> None:
+    place.fill(FILES)
+    with place.source() as source:
+        entries = by_path(source)
+        assert {path: read(source, entry) for path, entry in entries.items()} == FILES
+        big = entries["sub/deep/er/big.bin"]
+        for start, end in ((0, 1), (0, 1_000_000), (1_000_000, 2_500_000), (2_999_999, 3_000_000)):
+            assert read(source, big, start, end) == BIG[start:end]
+
+
+@with_listing
+def test_the_checksum_that_the_listing_names_is_the_content_s(place: Place) -> None:
+    place.fill(FILES)
+    with place.source() as source:
+        for path, entry in by_path(source).items():
+            assert entry.checksum is not None
+            assert entry.checksum.value == checksum_of(entry.checksum, FILES[path])
+
+
+@with_listing
+def test_a_listing_of_several_pages_is_whole_and_lazy(place: Place) -> None:
+    files = {f"many/{number:04}.txt": b"%d" % number for number in range(MANY)}
+    place.fill(files)
+    with place.source({"path": "many/"}) as source:
+        assert next(iter(source.list())).size is not None
+        assert sorted(by_path(source)) == [f"{number:04}.txt" for number in range(MANY)]
+
+
+@everywhere
+def test_an_object_that_was_replaced_is_never_mixed_with_its_successor(place: Place) -> None:
+    place.fill({"a.bin": BIG})
+    with place.source() as source:
+        entry = by_path(source)["a.bin"]
+        assert read(source, entry, 0, 1000) == BIG[:1000]
+        place.fill({"a.bin": BIG[::-1]})
+        if not place.changed_is_seen:
+            assert read(source, entry, 1000, 2000) == BIG[1000:2000]
+            return
+        with pytest.raises(SourceChangedError) as raised:
+            read(source, entry, 1000, 2000)
+        assert raised.value.source == "src"
+        assert raised.value.key == entry.key
+        assert by_path(source)["a.bin"].identity != entry.identity
+
+
+@everywhere
+def test_an_object_that_is_not_there_is_not_found(place: Place) -> None:
+    place.fill({"a.bin": b"abc"})
+    with place.source() as source:
+        entry = by_path(source)["a.bin"]
+        missing = Entry(entry.key.replace("a.bin", "b.bin"), "b.bin", 3, entry.identity)
+        if isinstance(place, HttpPlace):
+            place.server.remove(f"/{place.bucket}/a.bin")
+            missing = entry
+        with pytest.raises(DataFetchError) as raised:
+            read(source, missing)
+        # Azurite checks the precondition before it looks for the blob; Azure answers 404.
+        assert isinstance(raised.value, SourceNotFoundError | SourceChangedError)
+
+
+BELOW_SUB = ["deep/er/big.bin", "empty.txt", "hash#and?mark.txt", "notes.md"]
+SELECTIONS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"path": ".", "glob": "**/*.md"}, ["README.md", "sub/notes.md"]),
+    ({"path": ".", "glob": "*.md", "target_path": "docs"}, ["docs/README.md"]),
+    ({"path": "sub", "glob": "**/*"}, BELOW_SUB),
+    ({"path": "sub/", "target_path": "x/y/"}, [f"x/y/{path}" for path in BELOW_SUB]),
+    ({"path": ".", "include": ["sub/deep/**", "sub/*.md"], "exclude": ["**/notes.md"]}, ["sub/deep/er/big.bin"]),
+    ({"path": "sub/notes.md", "match": "object", "target_path": "one.md"}, ["one.md"]),
+    ({"path": "sub/notes.md", "match": "object", "target_path": "dir/"}, ["dir/notes.md"]),
+    ({"path": "sub/notes.md", "match": "auto", "target_path": "./"}, ["notes.md"]),
+    ({"path": "sub/deep", "match": "auto", "target_path": "./"}, ["er/big.bin"]),
+]  # fmt: skip
+
+
+@with_listing
+@pytest.mark.parametrize(("selection", "expected"), SELECTIONS)
+def test_a_selection_takes_what_it_says_and_says_where_it_lands(
+    place: Place, selection: dict[str, Any], expected: list[str]
+) -> None:
+    place.fill(FILES)
+    with place.source(selection) as source:
+        assert sorted(by_path(source)) == expected
+
+
+@pytest.mark.parametrize("place", ["s3", "gcs", "azure"], indirect=True)
+def test_an_object_is_listed_once_for_each_place_where_it_lands(place: Place) -> None:
+    place.fill(FILES)
+    selections = (
+        {"path": ".", "glob": "**/*", "target_path": "all"},
+        {"path": "sub", "glob": "**/*", "target_path": "sub"},
+        {"path": "sub/notes.md", "target_path": "single.md"},
+        {"path": ".", "glob": "**/*.md", "target_path": "all"},
+    )
+    with place.source(*selections) as source:
+        below = [path for path in FILES if path.startswith("sub/")]
+        assert sorted(by_path(source)) == sorted([*(f"all/{path}" for path in FILES), *below, "single.md"])
+
+
+@with_listing
+@pytest.mark.parametrize(
+    ("selection", "named"),
+    [
+        ({"path": "no/such.txt", "match": "object"}, "no/such.txt"),
+        ({"path": "nosuch/", "match": "prefix"}, "nosuch/"),
+        ({"path": "nosuch", "match": "auto"}, "nosuch"),
+        ({"path": "sub", "glob": "*.zip"}, "*.zip"),
+    ],
+)
+def test_what_matches_nothing_is_named(place: Place, selection: dict[str, Any], named: str) -> None:
+    place.fill(FILES)
+    with place.source(selection) as source, pytest.raises(SourceNotFoundError) as raised:
+        list(source.list())
+    assert named in str(raised.value)
+    assert place.bucket in str(raised.value)
+
+
+@with_listing
+@pytest.mark.parametrize("path", [".", "a.txt"])
+def test_a_bucket_that_is_not_there_is_named(place: Place, path: str) -> None:
+    place.bucket = "no-such-bucket"
+    with place.source({"path": path}) as source, pytest.raises(SourceNotFoundError) as raised:
+        list(source.list())
+    assert "no-such-bucket" in str(raised.value)
+    assert "check" in str(raised.value)
+
+
+@everywhere
+def test_wrong_credentials_are_rejected_and_stay_secret(place: Place) -> None:
+    if isinstance(place, GCSPlace):
+        # The emulator lets everybody in: `test_source_gcs` has a server that does not.
+        assert not place.checks_credentials
+        return
+    place.fill({"a.txt": b"abc"})
+    for selection in ({"path": "."}, {"path": "a.txt", "match": "object"}):
+        with place.source(selection, credentials="wrong") as source:
+            with pytest.raises(CredentialsRejectedError) as raised:
+                list(source.list())
+            assert raised.value.source == "src"
+            assert not any(secret in str(raised.value) for secret in (WRONG, WRONG_KEY))
+            entry = Entry(f"{place.bucket}/a.txt", "a.txt", 3, 'etag:"x"')
+            if isinstance(place, HubPlace):
+                entry = Entry("a.txt", "a.txt", 3, "oid:x")
+            if isinstance(place, HttpPlace):
+                entry = Entry(f"{place.server.url}/{place.bucket}/a.txt", "a.txt", 3, 'etag:"x"')
+            with pytest.raises(CredentialsRejectedError) as raised:
+                read(source, entry)
+            assert not any(secret in str(raised.value) for secret in (WRONG, WRONG_KEY))
+
+
+@everywhere
+def test_rotated_credentials_reach_a_source_that_is_in_use(place: Place) -> None:
+    if isinstance(place, GCSPlace):
+        assert not place.checks_credentials
+        return
+    place.fill({"a.txt": b"abc"})
+    with place.source() as source:
+        entry = by_path(source)["a.txt"]
+    with place.source(credentials="wrong") as source:
+        with pytest.raises(CredentialsRejectedError):
+            read(source, entry)
+        place.item()
+        assert read(source, entry) == b"abc"
