@@ -1,12 +1,14 @@
 """The chart, installed with helm as a user does it, with the images that were built here."""
 
+import contextlib
+import fcntl
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import binaries, shell
+from cluster import binaries, paths, shell
 from cluster.errors import ClusterError
 from deploy.kubectl import Kubectl
 from images import builder
@@ -29,7 +31,9 @@ def install_chart(
     merged = json.dumps(merge(local_images(), values or {}))
     # The crd tests and `kubectl apply -f crds/` leave a CRD that belongs to no release: this one takes it over.
     options = ("--take-ownership", "--values", "-", "--wait", "--timeout", "120s")
-    _helm(kubectl, namespace, "upgrade", "--install", release, str(CHART), *options, stdin=merged)
+    with _alone():
+        _forget_interrupted(kubectl, namespace, release)
+        _helm(kubectl, namespace, "upgrade", "--install", release, str(CHART), *options, stdin=merged)
 
 
 def uninstall_chart(kubectl: Kubectl, namespace: str = NAMESPACE, release: str = RELEASE) -> None:
@@ -61,6 +65,20 @@ def merge(base: Values, over: Values) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Only one installation from this machine at a time: helm refuses a second one, where this lets it wait."""
+    with (paths.cache() / "chart.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _forget_interrupted(kubectl: Kubectl, namespace: str, release: str) -> None:
+    """Remove the record of an installation that was killed: helm takes it for one that goes on, and refuses."""
+    pending = "status in (pending-install, pending-upgrade, pending-rollback)"
+    kubectl.run("delete", "secret", "--namespace", namespace, "--selector", f"owner=helm,name={release},{pending}")
 
 
 def _image_value(image: builder.Image) -> dict[str, str]:
