@@ -46,7 +46,7 @@ class Local:
         binaries.ensure(binaries.kubernetes(), binaries.kubectl(), binaries.helm(), binaries.coredns())
         if self.is_healthy():
             return
-        if processes.names() or paths.state().exists() or paths.RUNTIME.exists():
+        if paths.runtime().exists() or paths.state().exists():
             print("removing what is left of a cluster that no longer runs", flush=True)
             self.down()
         _start()
@@ -55,8 +55,7 @@ class Local:
         """End the processes that `up` started, then the containers, mounts, bridge and chains."""
         _require_root()
         processes.stop(processes.names())
-        network_was_up = paths.state().exists()
-        if network_was_up:
+        if paths.runtime().exists():
             network.remove()
         remains.remove()
 
@@ -75,7 +74,7 @@ class Local:
 
     def is_healthy(self) -> bool:
         """Every process runs, the node is Ready, and names are resolved."""
-        if not all(processes.is_running(name) for name in _PROCESSES):
+        if not paths.kubeconfig().exists() or not all(processes.is_running(name) for name in _PROCESSES):
             return False
         client = api.connect(binaries.program("kubectl"), paths.kubeconfig())
         return client.answers("/readyz") and _is_node_ready(client) and _resolves()
@@ -98,7 +97,7 @@ def _start() -> None:
     started = time.monotonic()
     shutil.rmtree(paths.logs(), ignore_errors=True)
     paths.state().mkdir(parents=True)
-    paths.RUNTIME.mkdir(mode=0o711)
+    paths.runtime().mkdir(mode=0o711)
     network.raise_bridge()
     processes.start(control_plane.etcd())
     control_plane.make_certificates()

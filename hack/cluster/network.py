@@ -97,7 +97,7 @@ def _switch(name: str) -> Path:
 
 
 def _saved_switches() -> Path:
-    return paths.state() / "switches.json"
+    return paths.runtime() / "switches.json"
 
 
 def _forbid_egress() -> None:

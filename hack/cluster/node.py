@@ -11,7 +11,7 @@ from cluster.errors import ClusterError
 from cluster.processes import Process
 
 NAME = "node0"
-SOCKET = paths.RUNTIME / "containerd.sock"
+SOCKET = paths.runtime() / "containerd.sock"
 PAUSE_IMAGE = "datafetch.local/pause:1"
 
 _BUSYBOX = Path("/bin/busybox")
@@ -90,7 +90,7 @@ def _containerd_config() -> str:
     cri = '[plugins."io.containerd.grpc.v1.cri"'
     return f"""version = 2
 root = "{paths.state() / "containerd"}"
-state = "{paths.RUNTIME / "containerd"}"
+state = "{paths.runtime() / "containerd"}"
 disabled_plugins = {json.dumps(disabled)}
 [grpc]
   address = "{SOCKET}"
@@ -106,7 +106,7 @@ disabled_plugins = {json.dumps(disabled)}
 {cri}.containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 {cri}.containerd.runtimes.runc.options]
-  Root = "{paths.RUNTIME / "runc"}"
+  Root = "{paths.runtime() / "runc"}"
 """
 
 

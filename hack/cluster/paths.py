@@ -6,10 +6,6 @@ from pathlib import Path
 SOURCES = Path(__file__).resolve().parent
 """This folder: pinned modules of the binaries to build."""
 
-RUNTIME = Path("/run/datafetch")
-"""Sockets and mounts of the local cluster: on tmpfs, so that a restarted machine starts without remains."""
-
-
 def cache() -> Path:
     """Return the cache of this project, by the XDG rule."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -19,6 +15,14 @@ def cache() -> Path:
 def state() -> Path:
     """Return what belongs to the running cluster; `down` removes it."""
     return cache() / "cluster"
+
+
+def runtime() -> Path:
+    """Return the folder of sockets, mounts and pid files: gone after a restart, still there if the cache is deleted."""
+    if os.geteuid() == 0:
+        return Path("/run/datafetch")
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(session) / "datafetch" if session else state() / "run"
 
 
 def kubeconfig() -> Path:

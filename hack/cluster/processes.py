@@ -112,7 +112,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 
 
 
 def _folder() -> Path:
-    return paths.state() / "run"
+    return paths.runtime() / "processes"
 
 
 def _pid_file(name: str) -> Path:

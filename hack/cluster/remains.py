@@ -31,11 +31,11 @@ def make_cgroups() -> None:
 
 def remove() -> None:
     """End the containers, unmount and delete everything of the cluster but caches and logs."""
-    processes.kill_container_shims(paths.RUNTIME / "containerd.sock")
+    processes.kill_container_shims(paths.runtime() / "containerd.sock")
     for hierarchy in _hierarchies():
         _remove_cgroup(hierarchy / CGROUP)
     _remove_strays()
-    for folder in (paths.RUNTIME, paths.state()):
+    for folder in (paths.runtime(), paths.state()):
         _unmount_below(folder)
         if folder.exists():
             _delete(folder)
@@ -47,12 +47,12 @@ def _remove_strays() -> None:
         sandbox = result.name.removeprefix(f"{CNI_NETWORK}-").removesuffix("-eth0")
         (_CNI_RESULTS / f"cni-loopback-{sandbox}-lo").unlink(missing_ok=True)
         result.unlink()
-    for address in paths.RUNTIME.glob("containerd/io.containerd.runtime.v2.task/k8s.io/*/address"):
+    for address in paths.runtime().glob("containerd/io.containerd.runtime.v2.task/k8s.io/*/address"):
         Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)
     for link in _CONTAINER_LOG_LINKS.glob("*.log"):
         if link.is_symlink() and link.readlink().is_relative_to(paths.state()):
             link.unlink()
-    if paths.RUNTIME.exists():
+    if paths.runtime().exists():
         _DEVICE_PLUGINS_SOCKET.unlink(missing_ok=True)
 
 
