@@ -6,6 +6,7 @@ from pathlib import Path
 SOURCES = Path(__file__).resolve().parent
 """This folder: pinned modules of the binaries to build."""
 
+
 def cache() -> Path:
     """Return the cache of this project, by the XDG rule."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
