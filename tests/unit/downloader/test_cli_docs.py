@@ -18,7 +18,7 @@ EXAMPLES = sorted(path for path in (ROOT / "examples").glob("config*.yaml"))
 
 
 def options() -> set[str]:
-    found = set()
+    found: set[str] = set()
     waiting: list[argparse.ArgumentParser] = [_parser()]
     while waiting:
         for action in waiting.pop()._actions:
