@@ -56,7 +56,7 @@ def remove() -> None:
 
 
 def _exists() -> bool:
-    return Path(f"/sys/class/net/{BRIDGE}").exists()
+    return shell.attempt("ip", "link", "show", BRIDGE).returncode == 0
 
 
 def _refuse_foreign_routes() -> None:
