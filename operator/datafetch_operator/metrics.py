@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus-client does not annotate it
 
 RECONCILES = Counter("datafetch_reconciles_total", "Reconciles, by how they ended.", ["result"])
 """`ok`, `conflict` (somebody else wrote first), `gone` or `error`."""

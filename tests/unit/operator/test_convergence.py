@@ -3,6 +3,7 @@
 What users, Kubernetes and a dying operator can do is played in any order; what must hold is asserted after each step.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -74,7 +75,7 @@ def _sources(prefix: str) -> list[dict[str, object]]:
     return [{"name": "weights", "s3": {"bucket": "models", "prefix": prefix}}]
 
 
-HAPPENINGS = {
+HAPPENINGS: dict[str, Callable[[World], object]] = {
     "time passes": lambda world: world.pass_time(7),
     "much time passes": lambda world: world.pass_time(400),
     "a pod runs": _pod_runs,

@@ -53,7 +53,7 @@ def failed(code: ExitCode = ExitCode.SOURCE_NOT_FOUND) -> World:
     return world
 
 
-# --- the straight way ------------------------------------------------------------------------------------------------
+# --- the straight way ----------------------------------------------------------------------------------------------
 
 
 def test_the_attempt_is_counted_before_its_job_is_made() -> None:
@@ -122,7 +122,7 @@ def test_a_finished_job_stays_for_its_time_to_live_and_then_goes() -> None:
     assert world.status.phase == Phase.READY
 
 
-# --- what starts it again, and what does not -------------------------------------------------------------------------
+# --- what starts it again, and what does not -----------------------------------------------------------------------
 
 
 def test_new_content_fetches_again_and_the_old_data_stays_ready() -> None:
@@ -201,7 +201,7 @@ def test_a_trigger_that_is_taken_away_fetches_nothing() -> None:
     assert (world.status.phase, world.jobs_made) == (Phase.READY, 1)
 
 
-# --- failure ---------------------------------------------------------------------------------------------------------
+# --- failure -------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_job_means_failed_with_the_whole_story() -> None:
@@ -276,7 +276,7 @@ def test_a_failure_of_an_older_spec_does_not_hold_back_the_newer_one() -> None:
     assert (world.status.phase, world.status.attempts, world.jobs_made) == (Phase.PENDING, 2, 2)
 
 
-# --- claims ----------------------------------------------------------------------------------------------------------
+# --- claims --------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_claim_is_made_where_the_target_says_so() -> None:
@@ -347,7 +347,7 @@ def test_a_refused_job_is_told_once_and_tried_again() -> None:
     assert world.condition("Progressing")[:2] == ("True", "Starting")
 
 
-# --- who may -----------------------------------------------------------------------------------------------------------
+# --- who may ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["tinyllama", "tinyllama/sub", "."])
@@ -394,7 +394,7 @@ def test_a_resource_that_is_being_deleted_is_left_to_its_owner_references() -> N
     assert world.settle() == 0
 
 
-# --- suspend -----------------------------------------------------------------------------------------------------------
+# --- suspend ---------------------------------------------------------------------------------------------------------
 
 
 def test_suspend_stops_the_job_and_resume_goes_on_with_the_next_attempt() -> None:
@@ -416,7 +416,7 @@ def test_a_result_that_comes_while_suspended_is_kept() -> None:
     assert world.condition("Ready")[0] == "True"
 
 
-# --- what gets lost ----------------------------------------------------------------------------------------------------
+# --- what gets lost --------------------------------------------------------------------------------------------------
 
 
 def test_a_job_that_somebody_deletes_is_followed_by_the_next_attempt() -> None:
@@ -494,7 +494,7 @@ def test_a_leftover_job_is_removed() -> None:
     assert "leftover" not in world.jobs
 
 
-# --- what it waits for -------------------------------------------------------------------------------------------------
+# --- what it waits for -----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_secret_is_named_and_the_fetch_goes_on_when_it_is_there() -> None:

@@ -1,0 +1,80 @@
+"""What is watched, and which keys an event means: kopf's registrations, called as kopf calls them."""
+
+import asyncio
+from typing import Any, cast
+
+import kopf
+import pytest
+from kopf._cogs.structs.references import Resource
+
+from datafetch_operator.handlers import operator_settings, register
+from datafetch_operator.observation import Claimant, Key
+from datafetch_operator.reconcile import Reconciler
+
+FIRST, SECOND = Key("team", "first"), Key("team", "second")
+
+
+class Listener:
+    """Takes the place of the reconciler."""
+
+    def __init__(self) -> None:
+        self.noticed: list[tuple[Key, str | None]] = []
+
+    def notice(self, key: Key, resource_version: str | None = None) -> None:
+        self.noticed.append((key, resource_version))
+
+
+def _claimant(key: Key) -> Claimant:
+    return Claimant(key, f"uid-{key.name}", "", "data", key.name)
+
+
+INDICES: dict[str, Any] = {
+    "claimants": {("team", "data"): [_claimant(FIRST), _claimant(SECOND)]},
+    "keys": {"uid-first": [FIRST]},
+}
+
+
+def _call(handler: str, **event: Any) -> list[tuple[Key, str | None]]:
+    listener = Listener()
+    registry = register(cast("Reconciler", listener))
+    found = {str(each.id).rpartition(".")[2]: each.fn for each in registry._watching.get_all_handlers()}
+    asyncio.run(cast("Any", found[handler])(**INDICES, **event))
+    return listener.noticed
+
+
+def test_a_changed_resource_is_noticed_with_its_version() -> None:
+    body = {"metadata": {"namespace": "team", "name": "first", "resourceVersion": "7"}, "spec": {}}
+    assert _call("fetch_changed", type="MODIFIED", body=body) == [(FIRST, "7")]
+
+
+def test_a_deleted_resource_frees_its_directory_for_the_others() -> None:
+    spec = {"target": {"persistentVolumeClaim": {"claimName": "data"}}}
+    body = {"metadata": {"namespace": "team", "name": "gone", "resourceVersion": "7"}, "spec": spec}
+    noticed = _call("fetch_changed", type="DELETED", body=body)
+    assert [key for key, _ in noticed] == [Key("team", "gone"), FIRST, SECOND]
+
+
+@pytest.mark.parametrize(("labels", "keys"), [({"datafetch.io/uid": "uid-first"}, [FIRST]), ({}, [])])
+def test_a_job_or_pod_means_the_resource_that_it_was_made_for(labels: dict[str, str], keys: list[Key]) -> None:
+    assert [key for key, _ in _call("work_changed", labels=labels)] == keys
+
+
+@pytest.mark.parametrize(("name", "keys"), [("data", [FIRST, SECOND]), ("other", [])])
+def test_a_claim_means_everybody_who_wants_it(name: str, keys: list[Key]) -> None:
+    assert [key for key, _ in _call("claim_changed", namespace="team", name=name)] == keys
+
+
+def test_only_our_jobs_and_pods_are_watched_and_the_filter_is_the_servers() -> None:
+    selectors = operator_settings().watching.label_selectors
+    ours = ["app.kubernetes.io/managed-by=datafetch-operator"]
+    assert selectors.collect(Resource("batch", "v1", "jobs")) == ours
+    assert selectors.collect(Resource("", "v1", "pods")) == ours
+    assert selectors.collect(Resource("", "v1", "persistentvolumeclaims")) == []
+
+
+def test_nothing_is_registered_that_would_write_on_users_objects() -> None:
+    registry = register(cast("Reconciler", Listener()))
+    for kind in (registry._changing, registry._spawning, registry._webhooks):
+        assert list(kind.get_all_handlers()) == []
+    assert isinstance(operator_settings(), kopf.OperatorSettings)
+    assert operator_settings().posting.enabled is False

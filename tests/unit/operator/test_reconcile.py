@@ -1,0 +1,273 @@
+"""Observe, decide, apply: in which order the API is called, and what happens when a call fails."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import aiohttp
+import pytest
+
+from datafetch_api.report import to_line
+from datafetch_api.resource import DataFetchStatus, ObjectMeta
+from datafetch_operator.cluster import Cluster
+from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
+from datafetch_operator.observation import Claim, Job, Key, Notice, Pod, read_claim, read_job
+from datafetch_operator.reconcile import Reconciler
+from datafetch_operator.status import EventRecord
+from unit.operator.world import NAMESPACE, SETTINGS, START, bound_claim, resource, some_progress
+
+KEY = Key(NAMESPACE, "tinyllama")
+CREATE = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "10Gi"}}}
+
+
+class FakeCluster:
+    """The API server's part, in memory: what `Cluster` offers, with every call written down."""
+
+    def __init__(self, body: dict[str, Any], claim: Claim | None = None) -> None:
+        self.body: dict[str, Any] | None = body
+        self.claim = claim
+        self.jobs: dict[str, Job] = {}
+        self.pods: tuple[Pod, ...] = ()
+        self.manifests: dict[str, dict[str, Any]] = {}
+        self.notices: tuple[Notice, ...] = ()
+        self.log = ""
+        self.calls: list[str] = []
+        self.events: list[str] = []
+        self.failing: dict[str, list[BaseException]] = {}
+        self.oldest: datetime | None = None
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.failing.get(name):
+            raise self.failing[name].pop(0)
+
+    @property
+    def writes(self) -> list[str]:
+        return [call for call in self.calls if call.split("_")[0] in ("apply", "create", "delete")]
+
+    async def read_fetch(self, _: Key) -> dict[str, Any] | None:
+        self._call("read_fetch")
+        return self.body
+
+    async def read_claim(self, _: str, __: str) -> Claim | None:
+        return self.claim
+
+    async def list_jobs(self, _: str, __: str) -> tuple[Job, ...]:
+        return tuple(self.jobs.values())
+
+    async def list_pods(self, _: str, __: str) -> tuple[Pod, ...]:
+        return self.pods
+
+    async def list_notices(self, _: str, uid: str) -> tuple[Notice, ...]:
+        self._call(f"notices {uid}")
+        return tuple(notice for notice in self.notices if notice.uid == uid)
+
+    async def read_log_tail(self, _: str, __: str) -> str:
+        self._call("read_log")
+        return self.log
+
+    async def oldest_mount(self, _: str, __: str) -> datetime | None:
+        self._call("oldest_mount")
+        return self.oldest
+
+    async def apply_status(self, metadata: ObjectMeta, status: DataFetchStatus) -> str:
+        self._call("apply_status")
+        assert self.body is not None
+        assert metadata.resource_version == self.body["metadata"]["resourceVersion"]
+        version = str(int(metadata.resource_version) + 1)
+        self.body["metadata"]["resourceVersion"] = version
+        self.body["status"] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return version
+
+    async def create_claim(self, manifest: dict[str, Any]) -> bool:
+        self._call("create_claim")
+        metadata = manifest["metadata"] | {"uid": "claim-1", "creationTimestamp": START.isoformat()}
+        self.claim = read_claim({**manifest, "metadata": metadata})
+        return True
+
+    async def create_config_map(self, manifest: dict[str, Any]) -> None:
+        self._call("create_config_map")
+        self.manifests[manifest["metadata"]["name"]] = manifest
+
+    async def create_job(self, manifest: dict[str, Any]) -> None:
+        self._call("create_job")
+        metadata = manifest["metadata"] | {"uid": "job-1", "creationTimestamp": START.isoformat()}
+        self.jobs[metadata["name"]] = read_job({**manifest, "metadata": metadata})
+
+    async def delete_job(self, _: str, name: str, uid: str) -> None:
+        self._call("delete_job")
+        assert self.jobs.pop(name).uid == uid
+
+    async def delete_config_map(self, _: str, __: str) -> None:
+        self._call("delete_config_map")
+
+    async def post_event(self, _: ObjectMeta, event: EventRecord) -> None:
+        self._call("post_event")
+        self.events.append(str(event.reason))
+
+
+def _play(cluster: FakeCluster, until: Callable[[], bool], *, notices: int = 1) -> Reconciler:
+    """Let a reconciler work on the key until something holds, and end it."""
+
+    async def run() -> Reconciler:
+        reconciler = Reconciler(cast("Cluster", cluster), SETTINGS)
+        task = asyncio.create_task(reconciler.run())
+        for _ in range(notices):
+            reconciler.notice(KEY)
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            while not until():  # noqa: ASYNC110 - what is waited for is a state of the fake, not an event
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return reconciler
+
+    return asyncio.run(run())
+
+
+def test_the_status_counts_the_attempt_then_comes_the_config_map_then_the_job() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs))
+    assert cluster.writes == ["apply_status", "create_config_map", "create_job"]
+    assert cluster.events == ["FetchStarted"]
+
+
+def test_a_claim_is_made_first_and_told() -> None:
+    cluster = FakeCluster(resource(target=CREATE))
+    _play(cluster, lambda: bool(cluster.jobs))
+    assert cluster.writes == ["create_claim", "apply_status", "create_config_map", "create_job"]
+    assert cluster.events == ["ClaimCreated", "FetchStarted"]
+
+
+def test_a_world_at_rest_is_looked_at_and_not_written() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs), notices=3)
+    cluster.calls.clear()
+    _play(cluster, lambda: cluster.calls.count("read_fetch") >= 3, notices=3)
+    assert cluster.writes == []
+
+
+@pytest.mark.parametrize("died_in", ["apply_status", "create_config_map", "create_job", "post_event"])
+def test_whatever_call_fails_the_next_look_goes_on_from_there(died_in: str) -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    cluster.failing = {died_in: [ApiError(500, "InternalError", "etcdserver: request timed out")]}
+    _play(cluster, lambda: bool(cluster.jobs))
+    assert len(cluster.jobs) == 1
+    assert cluster.body is not None
+    assert cluster.body["status"]["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConflictError(409, "Conflict", "the object has been modified"),
+        NotFoundError(404, "NotFound", "gone"),
+        aiohttp.ServerDisconnectedError(),
+        TimeoutError(),
+        KeyError("a defect"),
+    ],
+)
+def test_an_error_of_any_kind_means_again_later(error: BaseException) -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    cluster.failing = {"apply_status": [error]}
+    _play(cluster, lambda: bool(cluster.jobs))
+    assert cluster.calls.count("read_fetch") >= 2, "it is read again before it is written again"
+
+
+def test_what_the_api_server_refuses_stands_in_the_status() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    refused = [RefusedError(403, "Forbidden", "exceeded quota: count/jobs.batch=1") for _ in range(2)]
+    cluster.failing = {"create_job": list(refused)}
+    _play(cluster, lambda: cluster.writes.count("apply_status") == 2)
+    assert cluster.body is not None
+    assert cluster.body["status"]["reason"] == "JobRejected"
+    (said,) = [c["message"] for c in cluster.body["status"]["conditions"] if c["type"] == "Progressing"]
+    assert "exceeded quota: count/jobs.batch=1" in said
+    assert cluster.events == ["FetchStarted", "JobRejected"]
+
+
+def test_a_resource_that_is_gone_is_forgotten() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    cluster.body = None
+    _play(cluster, lambda: "read_fetch" in cluster.calls)
+    assert cluster.writes == []
+
+
+def test_a_spec_of_another_version_is_refused_in_words_and_nothing_is_made() -> None:
+    cluster = FakeCluster(resource(novelty=True), bound_claim())
+    _play(cluster, lambda: "apply_status" in cluster.calls, notices=2)
+    assert cluster.writes == ["apply_status"]
+    assert cluster.body is not None
+    (accepted,) = cluster.body["status"]["conditions"]
+    assert (accepted["reason"], accepted["status"]) == ("InvalidSpec", "False")
+    assert "novelty" in accepted["message"]
+
+
+def test_a_status_that_cannot_be_read_is_made_anew() -> None:
+    cluster = FakeCluster(resource() | {"status": {"attempts": "many"}}, bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs))
+    assert cluster.body is not None
+    assert cluster.body["status"]["attempts"] == 1
+
+
+def test_our_own_write_is_no_news() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    reconciler = _play(cluster, lambda: bool(cluster.jobs))
+    assert cluster.body is not None
+    version = cluster.body["metadata"]["resourceVersion"]
+
+    async def looked_at(version: str) -> bool:
+        reconciler.notice(KEY, version)
+        return len(reconciler._queue) > 0
+
+    assert not asyncio.run(looked_at(version))
+    assert asyncio.run(looked_at("999"))
+
+
+def test_progress_is_read_from_the_running_pod_and_then_left_alone_until_it_is_due() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs))
+    (name,) = cluster.jobs
+    cluster.pods = (Pod("p", "u", name, "Running", START),)
+    cluster.log = "noise\n" + to_line(some_progress(completed=400)) + "\n"
+    _play(cluster, lambda: cluster.calls.count("read_log") > 0, notices=4)
+    assert cluster.body is not None
+    assert cluster.body["status"]["progress"]["completedBytes"] == 400
+    assert cluster.calls.count("read_log") == 1
+
+
+def test_events_are_asked_for_only_where_something_waits() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs))
+    _play(cluster, lambda: "notices job-1" in cluster.calls)  # START is long ago
+    (name,) = cluster.jobs
+    cluster.pods = (Pod("p", "pod-1", name, "Running", START),)
+    cluster.calls.clear()
+    _play(cluster, lambda: "read_log" in cluster.calls)
+    assert not [call for call in cluster.calls if call.startswith("notices")]
+
+
+def test_a_refresh_knows_what_may_be_pruned() -> None:
+    cluster = FakeCluster(resource(refresh={"trigger": "t"}), bound_claim())
+    artifact = {
+        "specHash": "v1:old",
+        "manifestDigest": "sha256:a",
+        "claimUID": "claim-1",
+        "sizeBytes": 1,
+        "files": 1,
+        "completionTime": "2026-01-30T00:00:00Z",
+    }
+    assert cluster.body is not None
+    cluster.body["status"] = {"artifact": artifact}
+    cluster.oldest = START - timedelta(hours=2)
+    _play(cluster, lambda: bool(cluster.jobs))
+    (manifest,) = cluster.manifests.values()
+    assert "prune_replaced_before: '2026-01-31T10:00:00Z'" in manifest["data"]["config.yaml"]
+
+
+def test_a_first_fetch_asks_nobody_about_pruning() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs))
+    assert "oldest_mount" not in cluster.calls
