@@ -28,6 +28,7 @@ _PATIENCE_SECONDS = 1.6
 the state on disk is good at every moment."""
 _FAREWELL_SECONDS = 0.2
 _INTERRUPTED = 143
+_SHOW_CURSOR = b"\x1b[?25h"
 logger = logging.getLogger("datafetch")
 
 
@@ -53,7 +54,7 @@ class _Process:
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         """Ask the run to end; end it at the second signal, or when it takes too long."""
         if self.cancel.is_set():
-            os._exit(_INTERRUPTED)
+            _exit_at_once()
         self.cancel.set()
         timer = threading.Timer(_PATIENCE_SECONDS, self._give_up)
         timer.daemon = True
@@ -62,7 +63,7 @@ class _Process:
     def _give_up(self) -> None:
         self.fail(_interrupted())
         time.sleep(_FAREWELL_SECONDS)
-        os._exit(_INTERRUPTED)
+        _exit_at_once()
 
     def fail(self, error: "DataFetchError") -> int:
         """Say in one sentence why the run failed, and return its exit code."""
@@ -91,6 +92,14 @@ class _Process:
         if finish.json:
             _print(to_line(result))
         return result.exit_code
+
+
+def _exit_at_once() -> NoReturn:
+    """End without waiting for any thread; give a terminal the cursor back that a progress bar hides."""
+    if os.isatty(2):
+        with contextlib.suppress(OSError):
+            os.write(2, _SHOW_CURSOR)
+    os._exit(_INTERRUPTED)
 
 
 def main() -> NoReturn:

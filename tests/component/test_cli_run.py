@@ -317,10 +317,14 @@ def start(server: StaticServer, tmp_path: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 20
-    while server.traffic.bytes_sent < 100_000 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_bytes(server, 100_000)
     return process
+
+
+def wait_for_bytes(server: StaticServer, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while server.traffic.bytes_sent < count and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -359,6 +363,28 @@ def test_a_second_signal_ends_it_at_once(server: StaticServer, tmp_path: Path) -
 
     assert time.monotonic() - asked < 0.5
     assert process.returncode == 143
+
+
+def test_a_terminal_has_its_cursor_back_whatever_ends_the_bar(server: StaticServer, tmp_path: Path) -> None:
+    server.faults.add(Fault(stall_after=100_000), times=None, path="/b.bin")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "datafetch", "get", f"{server.url}/b.bin", "data"],
+        cwd=tmp_path,
+        env=environment(tmp_path, {"TERM": "xterm"}),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    wait_for_bytes(server, 100_000)
+
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+
+    shown = read_to_end(ours)
+    assert process.wait(5) == 143
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0
 
 
 def test_a_signal_before_the_run_has_begun_ends_it_too(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,12 @@ def test_the_version_is_printed_without_importing_anything_slow() -> None:
     assert (done.returncode, done.stdout) == (0, f"datafetch {datafetch.__version__}\n")
     assert "pydantic" not in done.stderr
     assert "argparse" not in done.stderr
+
+
+def test_the_version_is_the_distribution_s() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+
+    assert datafetch.__version__ == project["version"]
 
 
 def test_parsing_imports_neither_pydantic_nor_a_provider_s_sdk() -> None:
