@@ -39,6 +39,9 @@ def _run(*, keep: bool) -> int:
         print(f"\nFAILED: {error}", flush=True)
         diagnosis.show()
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: run it again, or remove what there is with `python3 hack/demo clean`", file=sys.stderr)
+        return 130
     return 0
 
 
