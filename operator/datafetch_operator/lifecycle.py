@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.quantities import parse_bytes
-from datafetch_api.resource import DataFetch, DataFetchStatus, JobRef
+from datafetch_api.resource import ConditionType, DataFetch, DataFetchStatus, JobRef
 from datafetch_api.spec_hash import spec_hash
 from datafetch_operator import outcome, steps, waiting
 from datafetch_operator.observation import Claim, Job, Observation
@@ -60,7 +60,7 @@ def decide(seen: Observation) -> Decision:
         create_claim=isinstance(step, steps.CreateClaim) and seen.refusal is None,
         status=None if isinstance(step, steps.CreateClaim) and seen.refusal is None else new,
         start=step.attempt if isinstance(step, steps.Start) and seen.refusal is None else None,
-        requeue_seconds=_sooner(_REFUSED_AGAIN_SECONDS if seen.refusal else step.look_again_seconds, expires),
+        requeue_seconds=_sooner(_after_refusal(seen) if seen.refusal else step.look_again_seconds, expires),
     )
 
 
@@ -227,6 +227,13 @@ def _seconds_to_live(seen: Observation, job: Job) -> float:
     if time_to_live is None or job.finished is None:
         return float("inf")
     return (job.finish_time + timedelta(seconds=time_to_live) - seen.now).total_seconds()
+
+
+def _after_refusal(seen: Observation) -> float:
+    """Return in how many seconds to ask the API server again for what it has refused, perhaps for long."""
+    kinds = (ConditionType.PROGRESSING, ConditionType.TARGET_READY)
+    since = (c.last_transition_time for c in seen.fetch.status.conditions if c.type in kinds and c.status == "False")
+    return waiting.ask_again(seen.now - max(since, default=seen.now), _REFUSED_AGAIN_SECONDS)
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:

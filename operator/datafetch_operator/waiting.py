@@ -17,6 +17,7 @@ from datafetch_operator.reasons import RUNNING, Reason
 PATIENCE = timedelta(seconds=10)
 """How long something may wait before anybody is asked why."""
 _ASK_AGAIN_SECONDS = 10
+_RARELY_SECONDS = 300
 _FIRST_NEWS_SECONDS = 1
 _UNTIL_LISTED_SECONDS = 2
 
@@ -99,6 +100,14 @@ def pod_with_news(seen: Observation, job: Job) -> Pod | None:
     return next((pod for pod in reversed(seen.pods_of(job)) if pod.running), None)
 
 
+def ask_again(waited: timedelta, first_seconds: float = _ASK_AGAIN_SECONDS) -> float:
+    """Return in how many seconds to ask again: what has waited for long is asked about rarely, hundreds may wait.
+
+    A pod that starts after all says so itself, by its event.
+    """
+    return min(_RARELY_SECONDS, max(first_seconds, waited.total_seconds() // 6))
+
+
 def is_news(known: ProgressStatus | None, progress: Progress, *, due: bool) -> bool:
     """Return whether progress is worth a write: when it is due, the first, and the first that knows the total."""
     if due or known is None:
@@ -129,7 +138,8 @@ def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str)
     if refused and not pods:
         words = max(refused, key=lambda notice: notice.time).message
         message = f"The Job cannot create its pod: {_line(words)}"
-        return Activity(False, _creation_reason(words), message, look_again_seconds=_ASK_AGAIN_SECONDS)
+        again = ask_again(seen.now - job.created)
+        return Activity(False, _creation_reason(words), message, look_again_seconds=again)
     message = f"Job {job.name} was created." if not pods else "The pod is being replaced."
     return Activity(True, Reason.STARTING, message, bool(pods), _until_patience_ends(seen.now, job.created))
 
@@ -159,7 +169,7 @@ def _pending(seen: Observation, job: Job, pod: Pod, tries: str, *, is_first: boo
     blocked = _blocked(seen, pod)
     if blocked is not None:
         reason, message = blocked
-        return Activity(False, reason, message, not is_first, _ASK_AGAIN_SECONDS)
+        return Activity(False, reason, message, not is_first, ask_again(seen.now - pod.created))
     again = _until_patience_ends(seen.now, pod.created)
     if tries:
         return Activity(True, Reason.RETRYING, tries.strip(), not is_first, again)
@@ -216,7 +226,7 @@ def _creation_reason(message: str) -> Reason:
 
 def _until_patience_ends(now: datetime, since: datetime) -> float:
     left = (since + PATIENCE - now).total_seconds()
-    return left if left > 0 else _ASK_AGAIN_SECONDS
+    return left if left > 0 else ask_again(now - since)
 
 
 def _newest(notices: tuple[Notice, ...], uid: str) -> str | None:

@@ -341,6 +341,9 @@ def test_a_refused_job_is_told_once_and_tried_again() -> None:
     world.settle()
     assert world.condition("Progressing")[:2] == ("False", "JobRejected")
     assert "strict decoding error" in world.condition("Progressing")[2]
+    assert world.decide(refusal="strict decoding error").requeue_seconds == 30
+    world.pass_time(600)
+    assert world.decide(refusal="strict decoding error").requeue_seconds == 100
     assert world.writes == ["status", "status"]
     world.refuses = None
     world.settle()

@@ -1,13 +1,14 @@
 """What an unfinished Job does or waits for: a reason, a sentence, and when to look again."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import ProgressStatus
 from datafetch_operator.observation import Notice, Observation
-from datafetch_operator.waiting import Activity, claim_to_ask, is_news, to_ask, watch
+from datafetch_operator.waiting import Activity, ask_again, claim_to_ask, is_news, to_ask, watch
 from unit.operator.world import START, World, pending_claim, some_progress
 
 
@@ -174,6 +175,11 @@ def test_a_pod_that_was_removed_counts_as_a_try() -> None:
     activity = _activity(world)
     assert (activity.reason, activity.fetching) == ("Retrying", True)
     assert activity.message == "Try 2 of 7: the pod of the last was removed."
+
+
+@pytest.mark.parametrize(("waited", "again"), [(0, 10), (60, 10), (600, 100), (86_400, 300)])
+def test_what_has_waited_for_long_is_asked_about_rarely(waited: int, again: int) -> None:
+    assert ask_again(timedelta(seconds=waited)) == again
 
 
 def test_times_are_the_pods_own() -> None:
