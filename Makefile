@@ -8,7 +8,7 @@ OPERATOR := .venv-operator/bin
 
 .PHONY: help
 help: ## This table
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Development
 .PHONY: venvs
@@ -28,6 +28,8 @@ lock: ## Lock the dependencies again, by hash and without registry addresses (ne
 	    --generate-hashes --no-emit-index-url --no-header -o requirements/$$extra.txt; done
 	uv pip compile -q --group dev --python-version 3.11 --universal -c requirements/operator.txt \
 	  -c requirements/downloader.txt --generate-hashes --no-emit-index-url --no-header -o requirements/dev.txt
+	echo hatchling | uv pip compile -q - --python-version 3.11 --universal -c requirements/dev.txt \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements/build.txt
 
 .PHONY: generate
 generate: .venv-operator/.ready ## CRDs, the chart's copy and the reference pages, from the models
@@ -70,7 +72,7 @@ crd: .venv-operator/.ready cluster-up ## The CRD against a real API server
 
 .PHONY: e2e
 e2e: .venv-operator/.ready cluster-up images-load storage-servers ## The whole path on a real cluster
-	$(OPERATOR)/python -m pytest tests/e2e
+	$(OPERATOR)/python -m pytest -n 3 tests/e2e
 
 ##@ Cluster
 .PHONY: cluster-up

@@ -1,5 +1,6 @@
 """A cluster with the chart installed, storage servers that its pods reach, and a namespace for each test."""
 
+import fcntl
 import hashlib
 import random
 import socket
@@ -16,8 +17,6 @@ from e2e.tenant import SECRET, Json, Tenant
 from servers.faults import FaultProxy
 from storage import fill, servers
 
-STORAGE = "storage-e2e"
-
 
 @pytest.fixture(scope="session")
 def kubectl() -> Kubectl:
@@ -31,9 +30,16 @@ def host() -> str:
 
 
 @pytest.fixture(scope="session")
-def operator(kubectl: Kubectl) -> None:
-    """Install the chart, or upgrade it to what was built last."""
-    chart.install_chart(kubectl)
+def operator(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> None:
+    """Install the chart, or upgrade it to what was built last: once, by the first of the workers that comes here."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    installed = shared / "chart-installed"
+    with (shared / "chart.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not installed.exists():
+            chart.install_chart(kubectl)
+            installed.touch()
 
 
 @dataclass(frozen=True)
@@ -63,15 +69,16 @@ def s3_server(
     kubectl: Kubectl, host: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[fill.S3, str, FaultProxy]]:
     """Run an S3 server on the cluster's bridge, and a fault proxy before it that pods reach by name."""
-    running = servers.start_versitygw(tmp_path_factory.mktemp("s3"), host, _free_port(host))
+    namespace = f"storage-{uuid.uuid4().hex[:8]}"
+    running = servers.start_versitygw(tmp_path_factory.mktemp("s3"), host, free_port(host))
     try:
         port = int(running.url.rpartition(":")[2])
         with FaultProxy(host, port, host) as proxy:
-            endpoint = storage.publish(kubectl, "s3", host, proxy.port, STORAGE)
+            endpoint = storage.publish(kubectl, "s3", host, proxy.port, namespace)
             yield fill.S3(running.url), endpoint, proxy
     finally:
         running.stop()
-        kubectl.run("delete", "namespace", STORAGE, "--ignore-not-found", "--wait=false")
+        kubectl.run("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture
@@ -107,10 +114,11 @@ def _show(kubectl: Kubectl, namespace: str) -> None:
         print(kubectl.attempt(*command).stdout)
     logs = ("logs", "--all-containers", "--tail=40", "--selector=app.kubernetes.io/managed-by=datafetch-operator")
     print(kubectl.attempt(*logs, *there).stdout)
-    print(kubectl.attempt("logs", "deployment/datafetch", "--namespace", chart.NAMESPACE, "--tail=80").stdout)
+    print(kubectl.attempt("logs", "deployment/datafetch-operator", "--namespace", chart.NAMESPACE, "--tail=80").stdout)
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """Return a port that nobody has at that address."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -135,7 +135,7 @@ def test_an_operator_that_restarts_in_the_middle_finds_the_download_where_it_is(
     there = ("--namespace", chart.NAMESPACE)
     selector = "--selector=app.kubernetes.io/name=datafetch"
     kubectl.run("delete", "pod", *there, selector, "--grace-period=0", "--force")
-    kubectl.run("rollout", "status", "deployment/datafetch", *there, "--timeout=90s")
+    kubectl.run("rollout", "status", "deployment/datafetch-operator", *there, "--timeout=90s")
     before = tenant.status("model")["progress"]["completedBytes"]
     tenant.wait("model", lambda seen: seen["progress"]["completedBytes"] > before)
     assert (tenant.ours("job"), tenant.ours("pod")) == (jobs, pods)
@@ -148,13 +148,14 @@ def test_an_operator_that_restarts_in_the_middle_finds_the_download_where_it_is(
 def test_a_download_pod_that_is_deleted_is_replaced_and_goes_on(
     tenant: Tenant, bucket: Bucket, kubectl: Kubectl
 ) -> None:
-    digests = slow(bucket, seconds=30)
+    digests = slow(bucket, seconds=120)
     tenant.claim("data")
     tenant.fetch("model", bucket.source())
-    tenant.wait("model", lambda seen: seen.get("progress", {}).get("completedFiles", 0) > 0)
+    tenant.wait("model", lambda seen: seen.get("progress", {}).get("completedBytes", 0) > 1 << 20)
     kubectl.run("delete", "pod", *tenant.ours("pod"), "--namespace", tenant.namespace)
     bucket.proxy.pace.rate = None
-    tenant.wait_for_phase("model", "Ready", 120)
+    status = tenant.wait_for_phase("model", "Ready", 120)
+    assert status["progress"]["reusedBytes"] > 0
     assert tenant.consume("data", "model") == digests
 
 
@@ -171,10 +172,10 @@ def test_deletion_in_the_middle_leaves_nothing_running(tenant: Tenant, bucket: B
 
 
 def test_suspend_stops_and_goes_on(tenant: Tenant, bucket: Bucket) -> None:
-    digests = slow(bucket, seconds=40)
+    digests = slow(bucket, seconds=120)
     tenant.claim("data")
     tenant.fetch("model", bucket.source())
-    tenant.wait("model", lambda seen: seen.get("progress", {}).get("completedFiles", 0) > 1)
+    tenant.wait("model", lambda seen: seen.get("progress", {}).get("completedBytes", 0) > 1 << 20)
     tenant.fetch("model", bucket.source(), suspend=True)
     tenant.wait_for_phase("model", "Suspended")
     deadline = time.monotonic() + 60
