@@ -54,7 +54,7 @@ lint: venvs ## ruff, mypy in both environments, import rules, generated files, r
 	$(OPERATOR)/python hack/generate --check
 
 MYPY_DOWNLOADER := crds/datafetch_api downloader/datafetch tests/servers tests/unit/downloader tests/component bench
-MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/images hack/storage hack/demo \
+MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/images hack/storage hack/deploy hack/demo \
   tests/unit/api tests/unit/operator tests/unit/chart tests/crd tests/e2e
 
 .PHONY: unit

@@ -35,8 +35,8 @@ def request_hash(items: Sequence[DownloadItem]) -> str:
 
 
 def _credentials(item: DownloadItem) -> set[str]:
-    fields = type(item).model_fields
-    return {name for name in fields if (name.endswith("_file") and name != "endpoint_url_file") or name in _ITEM_CREDENTIALS}
+    files = {name for name in type(item).model_fields if name.endswith("_file") and name != "endpoint_url_file"}
+    return files | _ITEM_CREDENTIALS
 
 
 def _content(source: Source) -> dict[str, object]:
