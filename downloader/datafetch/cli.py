@@ -6,6 +6,7 @@ progress lines and, with `--json`, the result; people read standard error.
 
 import argparse
 import difflib
+import gc
 import logging
 import os
 import sys
@@ -18,7 +19,8 @@ from datafetch import __version__
 
 if TYPE_CHECKING:
     from datafetch.progress import ProgressTracker
-    from datafetch_api.config import DownloadConfig
+    from datafetch.sources import Source
+    from datafetch_api.config import DownloadConfig, DownloadItem
     from datafetch_api.report import Result
 
 COMMANDS = ("run", "get")
@@ -340,12 +342,30 @@ def _fetch(options: argparse.Namespace, session: Session, load: Callable[[], "Do
     display = _display(options.progress, tracker)
     display.start()
     try:
-        outcome = run_fetch(config, observer=tracker, cancel=session.cancel, workers=options.max_workers)
+        outcome = run_fetch(
+            config,
+            observer=tracker,
+            cancel=session.cancel,
+            workers=options.max_workers,
+            opener=_open_source,
+        )
     finally:
         display.close()
     directory = config.managed.path if config.managed else config.download_root or "."
     logging.getLogger(__name__).info("%s", report.summary(outcome, tracker.elapsed, directory))
     return report.success(outcome, tracker, spec_hash)
+
+
+def _open_source(item: "DownloadItem", stall_timeout: float) -> "Source":
+    """Open a source without collecting garbage: importing an SDK makes objects that stay, and little else."""
+    from datafetch.sources import open_source
+
+    gc.disable()
+    try:
+        return open_source(item, stall_timeout)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _with_workers(config: "DownloadConfig", workers: int | None) -> "DownloadConfig":
