@@ -23,6 +23,7 @@ MEMORY_GOAL = 150.0
 """MiB of resident memory."""
 CPU_GOAL = 1.0
 """Percent of one core."""
+_BUSY = frozenset({"Pending", "Fetching", "Refreshing"})
 SETTLE_SECONDS = 15
 """The first list and the probes' first minute are no idling."""
 
@@ -71,6 +72,13 @@ def usage_of(processes: list[Path]) -> Usage:
     return Usage(resident, ticks / os.sysconf("SC_CLK_TCK"))
 
 
+def resources(kubectl: Kubectl) -> str:
+    """Return how many DataFetch resources there are, and how many of them keep the operator busy."""
+    phases = kubectl.run("get", "datafetch", "--all-namespaces", "-o", "jsonpath={.items[*].status.phase}").split()
+    busy = sum(phase in _BUSY for phase in phases)
+    return f"{len(phases)} DataFetch resources" + (f", {busy} of them NOT at rest" if busy else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60)
@@ -87,8 +95,8 @@ def main() -> None:
         sys.exit("The operator's pod was replaced or restarted meanwhile: measure again.")
     memory, cpu = after.resident / (1 << 20), (after.cpu - before.cpu) / seconds * 100
     print(
-        f"operator idle for {seconds} s: {memory:.0f} MiB resident (goal under {MEMORY_GOAL:.0f}), "
-        f"{cpu:.2f} % of a core (goal under {CPU_GOAL:.0f})"
+        f"operator idle for {seconds} s with {resources(kubectl)}: "
+        f"{memory:.0f} MiB resident (goal under {MEMORY_GOAL:.0f}), {cpu:.2f} % of a core (goal under {CPU_GOAL:.0f})"
     )
     print(f"command: python3 bench/{Path(__file__).name} --seconds {seconds}")
     sys.exit(memory >= MEMORY_GOAL or cpu >= CPU_GOAL)
