@@ -4,6 +4,7 @@
     refusals    what a refusal's status means
     pool        connections kept alive, proxies, TLS
     connection  one HTTP/1.1 connection
+    tls         encryption below it
 
 Providers' SDKs list and sign; only bytes go over here.
 """

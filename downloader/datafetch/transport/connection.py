@@ -4,12 +4,14 @@ Knows sockets and framing (RFC 9112), nothing of sources: raises OSError, Timeou
 connection is `pool`'s business, what an answer means is `client`'s.
 """
 
+import contextlib
 import re
 import socket
-import ssl
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from datafetch.transport.tls import TlsLayer
 
 _BUFFER_BYTES = 32 * 1024
 """Holds a head and, in the same system call, the whole of a small object; a longer head is refused."""
@@ -46,7 +48,7 @@ def render_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
 class Connection:
     """One connection, used by one thread at a time. `silence` is the seconds that the peer may stay silent."""
 
-    def __init__(self, sock: socket.socket, silence: float) -> None:
+    def __init__(self, sock: socket.socket, silence: float, tls: TlsLayer | None = None) -> None:
         self.reused = False
         """Whether it has carried a request before: the server may have closed it since."""
         self.answered = False
@@ -56,10 +58,7 @@ class Connection:
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._start = 0
         self._end = 0
-        self._encrypted = isinstance(sock, ssl.SSLSocket)
-        if self._encrypted:
-            sock.settimeout(silence)
-            return
+        self._tls = tls
         # A socket with a Python timeout is polled before every receive; with the kernel's own it is not.
         sock.settimeout(None)
         tick = min(_TICK_SECONDS, silence)
@@ -72,7 +71,7 @@ class Connection:
         self.answered = False
         self._start = self._end = 0
         try:
-            self._socket.sendall(head)
+            (self._tls or self._socket).sendall(head)
         except BlockingIOError:
             raise TimeoutError from None
 
@@ -100,11 +99,8 @@ class Connection:
 
     def abort(self) -> None:
         """Wake up a thread that waits for this connection; the owner closes it."""
-        try:
-            # The method of SSLSocket drops the TLS state under the feet of the thread that uses it.
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket."""
@@ -152,10 +148,10 @@ class Connection:
         return moved
 
     def _receive(self, view: memoryview, flags: int) -> int:
-        if self._encrypted:
-            return self._socket.recv_into(view)
         for _ in range(self._most_ticks):
             try:
+                if self._tls is not None:
+                    return self._tls.recv_into(view)
                 return self._socket.recv_into(view, 0, flags)
             except BlockingIOError:
                 continue

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from datafetch.errors import InvalidConfigError
 from datafetch.transport.connection import Connection, render_head
+from datafetch.transport.tls import TlsLayer
 from datafetch_api.uris import redact_uri
 
 CONNECT_SECONDS = 10.0
@@ -131,13 +132,12 @@ class Pool:
             raise ConnectionError(f"no connection to {host}:{port} within {timeout:g} s") from None
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if context is not None:
-                if proxy:
-                    self._open_tunnel(sock, destination, proxy)
-                sock.settimeout(timeout)
-                # A cut connection must not look like the end of a body that nothing else delimits.
-                sock = context.wrap_socket(sock, server_hostname=destination.host, suppress_ragged_eofs=False)
-            return Connection(sock, self._silence)
+            if context is None:
+                return Connection(sock, self._silence)
+            if proxy:
+                self._open_tunnel(sock, destination, proxy)
+            sock.settimeout(timeout)
+            return Connection(sock, self._silence, TlsLayer(sock, context, destination.host))
         except BaseException:
             sock.close()
             raise

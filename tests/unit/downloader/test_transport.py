@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -504,6 +505,45 @@ def test_silence_and_cuts_over_tls(tls_server: tuple[StaticServer, Path]) -> Non
     server.faults.add(Fault(cut_after=1000))
     with transport(ca_file=str(ca_file)) as client, pytest.raises(SourceUnavailableError):
         fetch(client, server.url + "/a")
+
+
+def test_a_slow_body_over_tls_is_whole(tls_server: tuple[StaticServer, Path]) -> None:
+    """Records come in parts, later than one tick of the wait."""
+    server, ca_file = tls_server
+    server.put("/slow", DATA[:40_000])
+    server.faults.add(Fault(bytes_per_second=30_000))
+    with transport(ca_file=str(ca_file), stall_timeout=1.5) as client:
+        assert fetch(client, server.url + "/slow", buffer_bytes=1 << 20) == DATA[:40_000]
+
+
+def test_a_body_that_ends_with_the_connection_needs_the_end_of_tls(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve(*, goodbye: bool) -> None:
+            connection, _ = listener.accept()
+            with context.wrap_socket(connection, server_side=True) as secure:
+                secure.settimeout(5)
+                secure.recv(65536)
+                secure.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nbody")
+                if goodbye:
+                    # The client closes without a goodbye of its own.
+                    with contextlib.suppress(OSError):
+                        secure.unwrap()
+
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        for goodbye in (True, False):
+            thread = threading.Thread(target=serve, kwargs={"goodbye": goodbye})
+            thread.start()
+            with transport(ca_file=str(made.ca_file)) as client:
+                if goodbye:
+                    assert fetch(client, url) == b"body"
+                else:
+                    with pytest.raises(SourceUnavailableError):
+                        fetch(client, url)
+            thread.join()
 
 
 def test_https_is_not_left_for_http(tls_server: tuple[StaticServer, Path], server: StaticServer) -> None:
