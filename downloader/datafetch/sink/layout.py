@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
 
-from datafetch.errors import TargetOccupiedError
+from datafetch.errors import TargetNotWritableError, TargetOccupiedError
 from datafetch.plan import STATE_DIRECTORY
 from datafetch.sink.directory import Directory, refusals
 from datafetch.sink.lock import EPOCHS
@@ -81,7 +81,10 @@ class ManagedLayout:
     def __init__(self, managed: Managed) -> None:
         self._managed = managed
         parent, _, self._link = managed.path.rpartition("/")
-        volume = Directory.open(managed.volume)
+        try:
+            volume = Directory.open(managed.volume)
+        except FileNotFoundError:
+            raise TargetNotWritableError(f"the volume {managed.volume!r} is not there; mount it") from None
         self._parent = volume.child(parent) if parent else volume
         self.state = self._parent.child(f"{STATE_DIRECTORY}/{self._link}")
         self.published: dict[str, ManifestFile] = {}
@@ -216,8 +219,11 @@ class InPlaceLayout:
     publication: Literal["Link", "InPlace"] = "InPlace"
 
     def __init__(self, root: str, request: str) -> None:
-        with refusals(root):
-            os.makedirs(root, exist_ok=True)
+        try:
+            with refusals(root):
+                os.makedirs(root, exist_ok=True)
+        except FileExistsError:
+            raise TargetOccupiedError(f"{root!r} is not a directory; move it away, or choose another target") from None
         self._root = Directory.open(root)
         self.state = self._root.child(STATE_DIRECTORY)
         self._manifest = f"{MANIFESTS}/{request}.json"

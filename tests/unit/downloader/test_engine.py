@@ -13,6 +13,7 @@ from datafetch.errors import (
     IntegrityMismatchError,
     InterruptedByRequestError,
     SourceUnavailableError,
+    TargetNotWritableError,
     TargetOccupiedError,
     UnsafePathError,
 )
@@ -142,6 +143,11 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path, occupant: str) -> None:
     with pytest.raises(TargetOccupiedError, match="team/model"):
         Fetch(MemoryBucket.of({"x": b"x"}), managed(str(tmp_path))).run()
     assert tree(tmp_path) == before
+
+
+def test_a_volume_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TargetNotWritableError, match="mount it"):
+        Fetch(MemoryBucket.of(SMALL), managed(str(tmp_path / "absent"))).run()
 
 
 def test_an_empty_directory_in_the_links_place_is_replaced(tmp_path: Path) -> None:
