@@ -38,6 +38,8 @@ def _run(*, keep: bool) -> int:
     except _FAILURES as error:
         print(f"\nFAILED: {error}", flush=True)
         diagnosis.show()
+        # Once more, for who reads the end of a long output first.
+        print(f"\nFAILED: {error}", flush=True)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted: run it again, or remove what there is with `python3 hack/demo clean`", file=sys.stderr)
