@@ -33,7 +33,7 @@ class Secrets:
 
     def add(self, value: str) -> str:
         """Remember a secret, as it is and as it stands in a URL; return it."""
-        if len(value) < _SHORTEST_SECRET:
+        if len(value) < _SHORTEST_SECRET or value in self._values:
             return value
         with self._lock:
             # Longest first: a secret that holds another one is hidden whole.

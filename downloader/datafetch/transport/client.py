@@ -89,6 +89,8 @@ class Transport:
         self._stored_encodings = stored_encodings
         self._classify = classify
         self._pool = Pool(silence=stall_timeout, ca_file=ca_file)
+        self._destinations: dict[str, Destination] = {}
+        """By scheme and authority: most requests go to few."""
 
     def open_range(self, request: Request, byte_range: ByteRange, pin: Pin) -> "RangeBody":
         """Ask for a range and return its bytes once the answer's head proves that they are the right ones.
@@ -182,9 +184,13 @@ class Transport:
         raise SourceUnavailableError(f"{redact_uri(request.url)} redirects more than {_MOST_REDIRECTS} times")
 
     def _exchange(self, request: Request, range_header: Mapping[str, str]) -> "_Exchange":
-        parts = _split(request.url)
-        destination = self._pool.destination(parts.scheme, parts.hostname or "", parts.port)
-        head = _render(request, parts, destination, range_header)
+        origin, target = _divide(request.url)
+        destination = self._destinations.get(origin)
+        if destination is None:
+            parts = _split(request.url)
+            destination = self._pool.destination(parts.scheme, parts.hostname or "", parts.port)
+            self._destinations[origin] = destination
+        head = _render(request, target, destination, range_header)
         try:
             connection, answer = self._send(destination, head)
         except (OSError, ProtocolError, ProxyRefusedError) as error:
@@ -362,8 +368,17 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _render(request: Request, parts: SplitResult, destination: Destination, range_header: Mapping[str, str]) -> bytes:
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+def _divide(url: str) -> tuple[str, str]:
+    """Return a URL's scheme and authority, and the request target."""
+    scheme, _, rest = url.partition("#")[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    if "?" in authority:
+        authority, _, query = authority.partition("?")
+        return f"{scheme}://{authority}", f"/?{query}{slash}{path}"
+    return f"{scheme}://{authority}", "/" + path
+
+
+def _render(request: Request, target: str, destination: Destination, range_header: Mapping[str, str]) -> bytes:
     headers = {
         "Host": destination.authority,
         "User-Agent": _USER_AGENT,

@@ -154,6 +154,16 @@ def test_servers_without_ranges_or_lengths_are_read(server: StaticServer, manner
         assert fetch(client, server.url + "/odd", 0, 2000) == DATA[:2000]
 
 
+@pytest.mark.parametrize(
+    ("tail", "target"),
+    [("", "/"), ("/", "/"), ("?a=b/c", "/?a=b/c"), ("/p?q#f", "/p?q"), ("//x//", "//x//"), ("/a/../b", "/a/../b")],
+)
+def test_the_target_is_the_url_s_as_it_is(tail: str, target: str) -> None:
+    with answered(b"Content-Length: 2\r\n\r\nok") as raw, transport() as client:
+        assert fetch(client, raw.url + tail) == b"ok"
+    assert raw.requests[0].startswith(f"GET {target} HTTP/1.1\r\n".encode())
+
+
 def test_chunks_of_any_size_and_trailers() -> None:
     body = b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nA;x=y\r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n"
     with answered(body, body) as raw, transport() as client:
