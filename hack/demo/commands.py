@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Cluster, storage, chart, a DataFetch, and a pod that checks what it got against the sources.",
     )
     parser.add_argument("--keep", action="store_true", help="go on with what the last run fetched, not from nothing")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="[COMMAND]")
     clean = commands.add_parser("clean", help="remove what the demonstration left, and end the cluster")
     clean.add_argument("--keep-cluster", action="store_true", help="leave the cluster running")
     return parser
