@@ -1,0 +1,307 @@
+"""What is S3's own: keys from everywhere, addresses, encryption, its codes; the rest is in `test_source_contract`."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+
+from component.places import STALL_TIMEOUT, S3Place, by_path, read
+from datafetch.errors import (
+    CredentialsRejectedError,
+    DataFetchError,
+    InvalidConfigError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+)
+from datafetch.sources import ByteRange, Entry, Source, open_source
+from datafetch_api.config import S3Item
+from servers.emulators import versitygw
+from servers.faults import FaultProxy
+from servers.plans import Fault
+from servers.serving import Request, Response, Server
+
+DATA = b"forty-two bytes, all of them accounted for"
+MD5 = hashlib.md5(DATA).hexdigest()
+
+
+@contextmanager
+def opened(endpoint: str | None, bucket: str = "data", **settings: object) -> Iterator[Source]:
+    selection = {"path": settings.pop("path", ".")}
+    item = {"name": "src", "type": "s3", "items": [{"bucket": bucket, "items": [selection]}], **settings}
+    if endpoint is not None:
+        item["endpoint_url"] = endpoint
+    source = open_source(S3Item.model_validate(item), stall_timeout=STALL_TIMEOUT)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+# --- where the keys come from ---
+
+
+def write_secret(directory: Path, **values: str) -> str:
+    directory.mkdir()
+    for key, value in values.items():
+        (directory / key).write_text(value)
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    ("access", "secret", "endpoint"),
+    [
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"),
+        ("access_key_id", "secret_key", "endpoint"),
+    ],
+)
+def test_a_mounted_secret_holds_keys_endpoint_and_region(
+    s3: S3Place, tmp_path: Path, access: str, secret: str, endpoint: str
+) -> None:
+    s3.fill({"a": DATA})
+    keys = {access: s3.server.access_key, secret: s3.server.secret_key, endpoint: s3.server.url, "region": "us-east-1"}
+    directory = write_secret(tmp_path / "secret", **keys)
+    with opened(None, s3.bucket, credentials_dir=directory) as source:
+        assert read(source, by_path(source)["a"]) == DATA
+
+
+def test_without_files_the_sdk_s_own_chain_is_asked(s3: S3Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.fill({"a": DATA})
+    with opened(s3.server.url, s3.bucket) as source, pytest.raises(CredentialsRejectedError, match="no credentials"):
+        list(source.list())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.server.secret_key)
+    with opened(s3.server.url, s3.bucket) as source:
+        assert read(source, by_path(source)["a"]) == DATA
+
+
+def test_an_endpoint_in_a_file_is_used(s3: S3Place) -> None:
+    s3.fill({"a": DATA})
+    item = s3.item(endpoint_url=None, endpoint_url_file=s3.secret("endpoint", s3.server.url))
+    source = open_source(item, stall_timeout=STALL_TIMEOUT)
+    assert read(source, by_path(source)["a"]) == DATA
+    source.close()
+
+
+def test_one_key_without_the_other_is_a_config_error(tmp_path: Path, only_loopback: None) -> None:
+    directory = write_secret(tmp_path / "secret", AWS_ACCESS_KEY_ID="k")
+    with (
+        pytest.raises(InvalidConfigError, match="AWS_SECRET_ACCESS_KEY is missing"),
+        opened("http://127.0.0.1:1", credentials_dir=directory),
+    ):
+        pass
+
+
+def test_an_access_key_that_nobody_knows_is_rejected(s3: S3Place) -> None:
+    settings = {"access_key_id_file": s3.secret("unknown", "NOBODY"), "secret_key_file": s3.secret("s", "wr0ng-secret")}
+    for path in (".", "a"):
+        source_with_it = opened(s3.server.url, s3.bucket, path=path, **settings)
+        with source_with_it as source, pytest.raises(CredentialsRejectedError, match="check the keys"):
+            list(source.list())
+
+
+def test_anonymous_access_is_unsigned(only_loopback: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    with fake({"a": DATA}) as server, opened(server.url, anonymous=True) as source:
+        assert read(source, by_path(source)["a"]) == DATA
+        assert not any("authorization" in exchange.headers for exchange in server.traffic.exchanges)
+
+
+def test_a_session_token_goes_with_every_request(s3: S3Place) -> None:
+    settings = {
+        "access_key_id_file": s3.secret("k", "ASIAKEY"),
+        "secret_key_file": s3.secret("s", "secret-secret"),
+        "session_token_file": s3.secret("t", "t0ken-t0ken"),
+    }
+    with fake({"a": DATA}) as server, opened(server.url, region="eu-north-1", **settings) as source:
+        assert read(source, by_path(source)["a"]) == DATA
+        for exchange in server.traffic.exchanges:
+            assert exchange.headers["x-amz-security-token"] == "t0ken-t0ken"
+            assert "/eu-north-1/s3/aws4_request" in exchange.headers["authorization"]
+        server.refusals["/data/a"] = (403, "ExpiredToken", "The token t0ken-t0ken has expired")
+        with pytest.raises(CredentialsRejectedError) as raised:
+            read(source, Entry("data/a", "a", 42, ""))
+        assert "t0ken-t0ken" not in str(raised.value)
+
+
+# --- a server that says what real ones of another kind say ---
+
+
+class FakeS3(Server):
+    def __init__(self, objects: dict[str, bytes], *headers: tuple[str, str]) -> None:
+        self.objects = objects
+        self.headers = headers
+        self.refusals: dict[str, tuple[int, str, str]] = {}
+        self.etags: dict[str, str] = {}
+        super().__init__(self._answer)
+
+    def _answer(self, request: Request) -> Response:
+        path = request.exchange.path
+        if path in self.refusals:
+            status, code, message = self.refusals[path]
+            body = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>".encode()
+            return Response(status, (*self.headers, ("Content-Type", "application/xml")), body, len(body))
+        if "list-type" in request.exchange.query:
+            contents = "".join(
+                f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size><ETag>{self._etag(key)}</ETag></Contents>"
+                for key, data in self.objects.items()
+            )
+            body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode()
+            return Response(200, (("Content-Type", "application/xml"),), body, len(body))
+        data = self.objects[path.removeprefix("/data/")]
+        return Response(200, (("ETag", self._etag(path.removeprefix("/data/"))), *self.headers), data, len(data))
+
+    def _etag(self, key: str) -> str:
+        return self.etags.get(key, f'"{hashlib.md5(self.objects[key]).hexdigest()}"')
+
+
+@contextmanager
+def fake(objects: dict[str, bytes], *headers: tuple[str, str]) -> Iterator[FakeS3]:
+    with FakeS3(objects, *headers) as server:
+        yield server
+
+
+@pytest.fixture
+def keys(only_loopback: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("headers", "holds"),
+    [
+        ((), True),
+        ((("x-amz-server-side-encryption", "AES256"),), True),
+        ((("x-amz-server-side-encryption", "aws:kms"),), False),
+        ((("x-amz-server-side-encryption", "aws:kms:dsse"),), False),
+        ((("x-amz-server-side-encryption-customer-algorithm", "AES256"),), False),
+    ],
+)
+def test_an_encrypted_object_s_etag_is_no_checksum(headers: tuple[tuple[str, str], ...], holds: bool) -> None:
+    with fake({"a": DATA}, *headers) as server, opened(server.url) as source:
+        entry = by_path(source)["a"]
+        assert entry.checksum is not None
+        assert entry.checksum.value == MD5
+        with source.open(entry, ByteRange(0, entry.size)) as reader:
+            assert reader.checksum_holds is holds
+
+
+@pytest.mark.usefixtures("keys")
+def test_an_object_in_parts_has_no_checksum_but_its_identity(s3: S3Place) -> None:
+    part = bytes(5 << 20)
+    etag = s3.server.store.put_in_parts(s3.bucket, "parts", [part, b"tail"])
+    with s3.source() as source:
+        entry = by_path(source)["parts"]
+        assert entry.checksum is None
+        assert entry.identity.strip('etag:"') == etag.strip('"')
+        assert read(source, entry, len(part)) == b"tail"
+
+
+@pytest.mark.usefixtures("keys")
+def test_markers_of_directories_are_left_out() -> None:
+    with fake({"dir/": b"", "dir/a": DATA, "b": DATA}) as server, opened(server.url) as source:
+        assert sorted(by_path(source)) == ["b", "dir/a"]
+
+
+@pytest.mark.usefixtures("keys")
+def test_odd_keys_crash_nothing() -> None:
+    objects = {"a//b": DATA, "../up": DATA, "/lead": DATA, "dot/./x": DATA, "tab\tkey": DATA, " space ": DATA}
+    with fake(objects) as server, opened(server.url) as source:
+        entries = by_path(source)
+        assert sorted(entries) == sorted(objects)
+        for entry in entries.values():
+            assert read(source, entry) == DATA
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("status", "code", "expected", "said"),
+    [
+        (400, "ExpiredToken", CredentialsRejectedError, "check the keys"),
+        (403, "RequestTimeTooSkewed", CredentialsRejectedError, "check the keys"),
+        (403, "InvalidObjectState", SourceNotFoundError, "archived"),
+        (503, "SlowDown", SourceUnavailableError, "fewer requests"),
+        (400, "AuthorizationHeaderMalformed", InvalidConfigError, "set region to 'eu-north-1'"),
+        (301, "PermanentRedirect", InvalidConfigError, "set region to 'eu-north-1'"),
+        (403, "KMS.DisabledException", CredentialsRejectedError, "check the keys"),
+    ],
+)
+def test_a_code_of_s3_says_more_than_its_status(
+    status: int, code: str, expected: type[DataFetchError], said: str
+) -> None:
+    with fake({"a": DATA}, ("x-amz-bucket-region", "eu-north-1")) as server, opened(server.url) as source:
+        entry = by_path(source)["a"]
+        server.refusals["/data/a"] = (status, code, "No.")
+        with pytest.raises(expected, match=said) as raised:
+            read(source, entry)
+        assert f"{status} {code}: No" in str(raised.value)
+
+
+def test_buckets_of_another_kind_are_refused(only_loopback: None) -> None:
+    directory_bucket = opened("http://127.0.0.1:1", "data--use1-az4--x-s3", anonymous=True)
+    with directory_bucket as source, pytest.raises(InvalidConfigError, match="directory bucket"):
+        list(source.list())
+
+
+@pytest.mark.parametrize("endpoint", ["minio:9000", "not a url"])
+def test_an_endpoint_that_is_no_url_is_a_config_error(only_loopback: None, endpoint: str) -> None:
+    with pytest.raises(InvalidConfigError, match="source 'src'"), opened(endpoint, anonymous=True):
+        pass
+
+
+# --- the network ---
+
+
+def proxied(place: S3Place) -> FaultProxy:
+    host, _, port = place.server.url.removeprefix("http://").partition(":")
+    return FaultProxy(host, int(port))
+
+
+def test_a_listing_that_is_throttled_is_asked_for_again(s3: S3Place) -> None:
+    s3.fill({"a": DATA})
+    with proxied(s3) as proxy, s3.source(endpoint_url=proxy.url) as source:
+        proxy.faults.add(Fault(status=503), times=2)
+        assert sorted(by_path(source)) == ["a"]
+        assert len(proxy.traffic.exchanges) == 3
+
+
+def test_each_range_is_one_request_with_a_precondition(s3: S3Place) -> None:
+    s3.fill({"a": DATA})
+    with proxied(s3) as proxy, s3.source(endpoint_url=proxy.url) as source:
+        entry = by_path(source)["a"]
+        proxy.traffic.clear()
+        assert read(source, entry, 5, 20) == DATA[5:20]
+        (exchange,) = proxy.traffic.exchanges
+        assert exchange.headers["range"] == "bytes=5-19"
+        assert exchange.headers["if-match"] == f'"{MD5}"'
+        assert "authorization" in exchange.headers
+        proxy.faults.add(Fault(status=503, retry_after="3"))
+        with pytest.raises(SourceUnavailableError) as raised:
+            read(source, entry)
+        assert raised.value.throttled
+        assert raised.value.retry_after == 3
+        assert len(proxy.traffic.exchanges) == 2
+
+
+def test_a_server_with_a_ca_of_its_own(only_loopback: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with versitygw(tls=True) as server:
+        assert server.ca_file is not None
+        server.store.create("data")
+        server.store.put("data", "a", DATA)
+        keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+        directory = write_secret(tmp_path / "secret", **keys, **{"ca.crt": server.ca_file.read_text()})
+        with opened(server.url, credentials_dir=directory) as source:
+            assert read(source, by_path(source)["a"]) == DATA
+        (tmp_path / "secret" / "ca.crt").unlink()
+        without = opened(server.url, credentials_dir=directory)
+        with without as source, pytest.raises(InvalidConfigError, match=r"ca\.crt"):
+            list(source.list())
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.ca_file))
+        with opened(server.url, credentials_dir=directory) as source:
+            assert read(source, by_path(source)["a"]) == DATA
