@@ -30,6 +30,9 @@ def only_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "none"))
+    # google-auth asks iamcredentials.googleapis.com, in the background, where a service account may be used from.
+    look_up = "CredentialsWithRegionalAccessBoundary._maybe_start_regional_access_boundary_refresh"
+    monkeypatch.setattr(f"google.auth.credentials.{look_up}", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
 

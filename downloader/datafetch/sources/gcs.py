@@ -45,6 +45,8 @@ _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 _KEYS = ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "service-account.json", "credentials.json")
 _LISTED = "items(name,size,generation,crc32c),nextPageToken"
 _RETRY_SECONDS = 30.0
+# For its traces, the SDK asks for the metadata of each bucket besides: one more request, one more right.
+os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
 _SDK_ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException)
 
 
