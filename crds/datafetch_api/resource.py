@@ -645,6 +645,8 @@ class FailureStatus(StatusModel):
     """The pod it happened in."""
     retryable: bool
     """Whether the same fetch may succeed later without anybody changing anything."""
+    attempt: Count = 0
+    """Number of the attempt that failed."""
     spec_hash: str
     """Hash of the sources that failed."""
     generation: Count
