@@ -161,10 +161,11 @@ def _current_attempt(fetch: DataFetch, status: DataFetchStatus, wanted: Wanted) 
 
 
 def _is_failed(fetch: DataFetch, status: DataFetchStatus, wanted: Wanted) -> bool:
-    """Return whether the last failure is of this spec and trigger: then nothing but a change starts it again."""
+    """Return whether this attempt failed, at this spec and trigger: then nothing but a change starts it again."""
     failure = status.last_failure
     return (
         failure is not None
+        and failure.attempt == status.attempts
         and failure.generation == fetch.metadata.generation
         and failure.spec_hash == wanted.spec_hash
         and failure.trigger == wanted.trigger

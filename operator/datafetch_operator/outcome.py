@@ -58,8 +58,8 @@ def is_recorded(status: DataFetchStatus, job: Job) -> bool:
         and job.trigger in (None, status.last_handled_trigger)
     )
     as_failure = failure is not None and (
-        (failure.time, failure.generation, failure.spec_hash, failure.trigger)
-        == (job.finish_time, job.generation, job.spec_hash, job.trigger)
+        (failure.time, failure.attempt, failure.generation, failure.spec_hash, failure.trigger)
+        == (job.finish_time, job.attempt, job.generation, job.spec_hash, job.trigger)
     )
     return as_success or as_failure
 
@@ -178,6 +178,7 @@ def _with_failure(status: DataFetchStatus, job: Job, failure: PodFailure, pod_na
                 source=failure.source,
                 pod_name=pod_name,
                 retryable=failure.retryable,
+                attempt=job.attempt,
                 spec_hash=job.spec_hash,
                 generation=job.generation,
                 trigger=job.trigger,

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     FETCHING = "Fetching"
     PUBLISHING = "Publishing"
     RETRYING = "Retrying"
+    FINISHING = "Finishing"
 
     # Progressing, status False: something has to change before it goes on; it then goes on by itself
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a password

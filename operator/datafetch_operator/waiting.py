@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from datafetch_api.exit_codes import non_retryable
 from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import ProgressStatus, Source
 from datafetch_operator.observation import Claim, Job, Notice, Observation, Pod
@@ -130,8 +131,8 @@ def _tries(job: Job, pods: tuple[Pod, ...]) -> str:
 
 
 def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str) -> Activity:
-    if any(pod.termination is not None and pod.termination.exit_code == 0 for pod in pods):
-        return Activity(True, Reason.PUBLISHING, "The download has ended well.", fetching=True)
+    if any(_ends_the_job(pod) for pod in pods):
+        return Activity(True, Reason.FINISHING, "The download has ended, and its Job is about to.", fetching=True)
     if tries:
         return Activity(True, Reason.RETRYING, tries.strip(), fetching=True)
     refused = [notice for notice in seen.notices if notice.uid == job.uid and notice.reason == "FailedCreate"]
@@ -142,6 +143,12 @@ def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str)
         return Activity(False, _creation_reason(words), message, look_again_seconds=again)
     message = f"Job {job.name} was created." if not pods else "The pod is being replaced."
     return Activity(True, Reason.STARTING, message, bool(pods), _until_patience_ends(seen.now, job.created))
+
+
+def _ends_the_job(pod: Pod) -> bool:
+    """Return whether no further pod follows this one: it ended well, or as no retry can mend."""
+    ended = pod.termination
+    return ended is not None and not pod.disrupted and (ended.exit_code == 0 or ended.exit_code in non_retryable())
 
 
 def _running(seen: Observation, pod: Pod, tries: str) -> Activity:

@@ -265,6 +265,26 @@ def test_a_grown_claim_starts_it_again_after_insufficient_space_only() -> None:
         world.settle()
         assert world.jobs_made == jobs, code
         assert world.status.attempts == jobs
+        assert (world.status.phase == Phase.PENDING) == (code is ExitCode.INSUFFICIENT_SPACE)
+
+
+def test_the_attempt_after_a_grown_claim_has_a_life_of_its_own() -> None:
+    world = failed(ExitCode.INSUFFICIENT_SPACE)
+    world.claim = bound_claim(capacity="20Gi")
+    world.settle()
+    world.jobs.clear()
+    world.settle()
+    assert (world.status.phase, world.status.attempts) == (Phase.PENDING, 3)
+    world.fail(ExitCode.INSUFFICIENT_SPACE)
+    world.settle()
+    assert world.status.phase == Phase.FAILED
+    assert world.status.last_failure is not None
+    assert world.status.last_failure.attempt == 3
+    world.claim = bound_claim(capacity="30Gi")
+    world.settle()
+    world.succeed()
+    world.settle()
+    assert world.status.phase == Phase.READY
 
 
 def test_a_failure_of_an_older_spec_does_not_hold_back_the_newer_one() -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from datafetch_api.exit_codes import ExitCode
 from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import ProgressStatus
 from datafetch_operator.observation import Notice, Observation
@@ -167,6 +168,14 @@ def test_an_evicted_pod_that_is_replaced_is_no_step_back() -> None:
     world.pods[-1] = replace(pod, phase="Failed", disrupted=True)
     activity = _activity(world)
     assert (activity.moving, activity.reason, activity.fetching) == (True, "Starting", True)
+
+
+@pytest.mark.parametrize("code", [0, ExitCode.INSUFFICIENT_SPACE])
+def test_an_end_that_no_try_follows_is_no_retry(code: int) -> None:
+    world = _world()
+    world.run_pod()
+    world.end_pod(code)
+    assert (_activity(world).reason, _activity(world).fetching) == ("Finishing", True)
 
 
 def test_a_pod_that_was_removed_counts_as_a_try() -> None:
