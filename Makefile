@@ -100,7 +100,16 @@ storage-servers: ## Install the storage servers of tests and demo into the cache
 demo: ## The main job, done for real: cluster, storage, chart, a fetch, and a pod that checks what it got
 	$(PYTHON) hack/demo
 
+.PHONY: demo-clean
+demo-clean: ## Remove the demo, its storage servers and the cluster
+	$(PYTHON) hack/demo clean
+
 ##@ Measure
 .PHONY: bench-startup
 bench-startup: .venv-downloader/.ready ## Start-up times of the command
 	$(DOWNLOADER)/python bench/startup.py
+
+.PHONY: bench-cluster
+bench-cluster: images-load ## From apply to the first byte, and what the operator costs idle
+	$(PYTHON) bench/cluster_apply_to_first_byte.py
+	$(PYTHON) bench/cluster_operator_idle.py

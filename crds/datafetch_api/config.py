@@ -121,6 +121,12 @@ class GCSItem(Item):
     endpoint_url: Text | None = None
     anonymous: bool = False
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "GCSItem":
+        if self.application_credentials_path and self.application_credentials_file:
+            raise ValueError("give application_credentials_path or application_credentials_file, not both")
+        return self
+
 
 class AzureBlobItem(Item):
     """Blobs on Azure Blob Storage."""

@@ -222,6 +222,8 @@ class InPlaceLayout:
         try:
             with refusals(root):
                 os.makedirs(root, exist_ok=True)
+        except FileNotFoundError:
+            raise TargetNotWritableError(f"{root!r} cannot be made here; choose another target") from None
         except FileExistsError:
             raise TargetOccupiedError(f"{root!r} is not a directory; move it away, or choose another target") from None
         self._root = Directory.open(root)
