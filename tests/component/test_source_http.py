@@ -1,0 +1,216 @@
+"""What is a web server's own: ranges, lengths, validators, logins; the rest is in `test_source_contract`."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from component.places import STALL_TIMEOUT, by_path, read
+from datafetch.errors import (
+    CredentialsRejectedError,
+    InvalidConfigError,
+    SourceChangedError,
+    SourceNotFoundError,
+    SourceUnavailableError,
+)
+from datafetch.sources import ByteRange, Entry, Source, open_source
+from datafetch_api.config import HttpItem
+from servers.http import Manners, StaticServer
+from servers.plans import Fault
+
+DATA = os.urandom(300_000)
+
+pytestmark = pytest.mark.usefixtures("only_loopback")
+
+
+@contextmanager
+def opened(*urls: str, target_path: str | None = None, **settings: object) -> Iterator[Source]:
+    items = [{"url": url, "target_path": target_path} for url in urls]
+    source = open_source(
+        HttpItem.model_validate({"name": "src", "type": "http", "items": items, **settings}),
+        stall_timeout=STALL_TIMEOUT,
+    )
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def read_to_its_end(source: Source, entry: Entry) -> bytes:
+    received = bytearray()
+    buffer = memoryview(bytearray(65536))
+    with source.open(entry, ByteRange(0, None)) as reader:
+        while count := reader.readinto(buffer):
+            received += buffer[:count]
+    return bytes(received)
+
+
+@pytest.mark.parametrize(
+    ("manners", "size"),
+    [
+        (Manners(), len(DATA)),
+        (Manners(head=False), len(DATA)),
+        (Manners(ranges=False), None),
+        (Manners(ranges=False, chunked=True), None),
+        (Manners(ranges=False, head=False), None),
+    ],
+)
+def test_a_server_that_takes_no_ranges_is_read_in_one_piece(
+    web: StaticServer, manners: Manners, size: int | None
+) -> None:
+    web.put("/a.bin", DATA, manners)
+    with opened(f"{web.url}/a.bin") as source:
+        entry = by_path(source)["a.bin"]
+        assert entry.size == size
+        assert read_to_its_end(source, entry) == DATA
+        assert read(source, entry, 1000, 2000) == DATA[1000:2000]
+
+
+def test_an_empty_file(web: StaticServer) -> None:
+    for manners in (Manners(), Manners(head=False), Manners(ranges=False)):
+        web.put("/empty", b"", manners)
+        with opened(f"{web.url}/empty") as source:
+            entry = by_path(source)["empty"]
+            assert entry.size == 0
+            assert read_to_its_end(source, entry) == b""
+
+
+@pytest.mark.parametrize(
+    ("etag", "modified", "identity"),
+    [
+        ('"strong"', 1_700_000_000.0, 'etag:"strong"'),
+        ('W/"weak"', 1_700_000_000.0, "last-modified:Tue, 14 Nov 2023 22:13:20 GMT"),
+        (None, 1_700_000_000.0, "last-modified:Tue, 14 Nov 2023 22:13:20 GMT"),
+        ('W/"weak"', None, ""),
+        (None, None, ""),
+    ],
+)
+def test_a_file_is_identified_by_its_strong_etag_or_its_time(
+    web: StaticServer, etag: str | None, modified: float | None, identity: str
+) -> None:
+    web.put("/a", DATA, etag=etag, modified=modified)
+    with opened(f"{web.url}/a") as source:
+        entry = by_path(source)["a"]
+        assert entry.identity == identity
+        assert read(source, entry, 10, 20) == DATA[10:20]
+
+
+def test_a_file_without_etag_that_is_replaced_is_a_change(web: StaticServer) -> None:
+    web.put("/a", DATA, etag=None)
+    with opened(f"{web.url}/a") as source:
+        entry = by_path(source)["a"]
+        web.put("/a", DATA[::-1], etag=None, modified=1_800_000_000.0)
+        with pytest.raises(SourceChangedError):
+            read(source, entry, 10, 20)
+
+
+@pytest.mark.parametrize(
+    ("path", "target_path", "expected"),
+    [
+        ("/dir/a.bin", None, "a.bin"),
+        ("/dir/a.bin", "./", "a.bin"),
+        ("/dir/a.bin", "x/", "x/a.bin"),
+        ("/dir/a.bin", "x/y.bin", "x/y.bin"),
+        ("/dir/%C3%BC%20b?token=1", None, "ü b"),
+        ("/dir/ü b", None, "ü b"),
+    ],
+)
+def test_where_a_file_lands(web: StaticServer, path: str, target_path: str | None, expected: str) -> None:
+    web.put("/dir/a.bin", DATA)
+    web.put("/dir/ü b", DATA)
+    with opened(web.url + path, target_path=target_path) as source:
+        assert sorted(by_path(source)) == [expected]
+        assert read(source, by_path(source)[expected]) == DATA
+
+
+def test_queries_stay_out_of_keys_and_messages_and_keep_files_apart(web: StaticServer) -> None:
+    web.put("/a", DATA)
+    urls = (f"{web.url}/a?X-Signature=s3cret1", f"{web.url}/a?X-Signature=s3cret2")
+    with opened(*urls, target_path="x") as source:
+        entries = list(source.list())
+        assert len({entry.key for entry in entries}) == 2
+        assert read(source, entries[1]) == DATA
+        assert web.traffic.exchanges[-1].query == {"X-Signature": "s3cret2"}
+        web.remove("/a")
+        with pytest.raises(SourceNotFoundError) as raised:
+            read(source, entries[0])
+    assert "s3cret" not in str(raised.value) + repr(entries)
+
+
+def test_a_token_in_a_file(web: StaticServer, tmp_path: Path) -> None:
+    web.put("/a", DATA)
+    web.require_bearer("t0ken-t0ken")
+    (tmp_path / "token").write_text("t0ken-t0ken\n")
+    for settings in ({"token_file": str(tmp_path / "token")}, {"credentials_dir": str(tmp_path)}):
+        with opened(f"{web.url}/a", **settings) as source:
+            assert read(source, by_path(source)["a"]) == DATA
+    with opened(f"{web.url}/a") as source, pytest.raises(CredentialsRejectedError, match="give credentials"):
+        list(source.list())
+
+
+def test_a_login_in_a_mounted_secret(web: StaticServer, tmp_path: Path) -> None:
+    web.put("/a", DATA)
+    web.require_basic("user", "pass:wörd")
+    (tmp_path / "username").write_text("user")
+    (tmp_path / "password").write_text("pass:wörd")
+    with opened(f"{web.url}/a", credentials_dir=str(tmp_path)) as source:
+        assert read(source, by_path(source)["a"]) == DATA
+
+
+@pytest.mark.parametrize("present", [("username",), ("password",), ("username", "password", "token")])
+def test_half_a_login_or_two_are_config_errors(tmp_path: Path, present: tuple[str, ...]) -> None:
+    for name in present:
+        (tmp_path / name).write_text("value")
+    with pytest.raises(InvalidConfigError), opened("http://127.0.0.1:1/a", credentials_dir=str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/a", "http:///a", "http://user:s3cret@host/a", "nonsense", "http://host:x/a"]
+)
+def test_what_is_no_url_is_a_config_error(url: str) -> None:
+    with pytest.raises(InvalidConfigError, match="source 'src'") as raised, opened(url):
+        pass
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_url_without_a_file_name_asks_for_one(web: StaticServer) -> None:
+    with opened(f"{web.url}/dir/") as source, pytest.raises(InvalidConfigError, match="set target_path"):
+        list(source.list())
+
+
+def test_a_redirect_is_followed_without_the_login_to_another_host(web: StaticServer, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t0ken-t0ken")
+    with StaticServer() as other:
+        other.put("/b", DATA)
+        web.redirect("/a", other.url + "/b")
+        with opened(f"{web.url}/a", credentials_dir=str(tmp_path)) as source:
+            assert read(source, by_path(source)["a"], 5, 9) == DATA[5:9]
+        assert not any("authorization" in exchange.headers for exchange in other.traffic.exchanges)
+    assert all(exchange.headers["authorization"] == "Bearer t0ken-t0ken" for exchange in web.traffic.exchanges)
+
+
+def test_a_file_that_is_missing_is_named(web: StaticServer) -> None:
+    with opened(f"{web.url}/nothing") as source, pytest.raises(SourceNotFoundError, match="/nothing"):
+        list(source.list())
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(web: StaticServer) -> None:
+    web.put("/a", DATA)
+    web.faults.add(Fault(status=503), methods=("HEAD",), times=1)
+    with opened(f"{web.url}/a") as source:
+        assert sorted(by_path(source)) == ["a"]
+        web.faults.add(Fault(status=503), times=1)
+        entry = by_path(source)["a"]
+        with pytest.raises(SourceUnavailableError):
+            read(source, entry)
+
+
+def test_a_server_that_compresses_is_refused(web: StaticServer) -> None:
+    web.put("/a", DATA, Manners(headers=(("Content-Encoding", "gzip"),)))
+    with opened(f"{web.url}/a") as source:
+        entry = by_path(source)["a"]
+        with pytest.raises(SourceUnavailableError, match="Content-Encoding"):
+            read(source, entry)
