@@ -40,6 +40,7 @@ from datafetch_operator.render.labels import CONTAINER, FIELD_MANAGER, of_fetch
 from datafetch_operator.status import EventRecord
 
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 _JSON = "application/json"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _LOG_TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=5)
@@ -153,6 +154,12 @@ class Cluster:
         except ConflictError:
             return False
         return True
+
+    async def grow_claim(self, namespace: str, name: str, requested: str) -> None:
+        """Let the claim ask for more. Raises RefusedError where its class does not allow that."""
+        body = {"spec": {"resources": {"requests": {"storage": requested}}}}
+        path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{quote(name)}"
+        await self._request("PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=body, content_type=MERGE)
 
     async def create_config_map(self, manifest: Json) -> None:
         """Create the ConfigMap. One that is there from an interrupted start is kept if it is equal, else replaced.

@@ -1,12 +1,18 @@
 """What can go wrong in the operator: one tree, each error a sentence.
 
 OperatorError
-├── SettingsError       the environment holds a value that cannot be used: the process ends
-└── ApiError            the Kubernetes API answered with an error
+├── SettingsError            the environment holds a value that cannot be used: the process ends
+├── ActionRefusedError       the API server refuses what a user asked for: the status tells it
+└── ApiError                 the Kubernetes API answered with an error
     ├── ConflictError        409: somebody else was faster; read again
     ├── NotFoundError        404
     └── RefusedError         400, 403, 413 or 422: refused again and again until somebody changes something
 """
+
+from typing import Literal
+
+Action = Literal["create claim", "grow claim", "start"]
+"""What the API server may refuse because of what a user wrote, or may not have."""
 
 
 class OperatorError(Exception):
@@ -15,6 +21,15 @@ class OperatorError(Exception):
 
 class SettingsError(OperatorError):
     """A setting is missing or cannot be used; the message names its variable."""
+
+
+class ActionRefusedError(OperatorError):
+    """The API server refuses a part of a decision; the message is its own sentence."""
+
+    def __init__(self, action: Action, message: str) -> None:
+        super().__init__(f"{action}: {message}")
+        self.action = action
+        self.message = message
 
 
 class ApiError(OperatorError):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from datafetch_api.exit_codes import ExitCode
-from datafetch_api.quantities import parse_bytes
 from datafetch_api.resource import ConditionType, DataFetch, DataFetchStatus, JobRef
 from datafetch_api.spec_hash import spec_hash
 from datafetch_operator import outcome, steps, waiting
@@ -17,7 +16,7 @@ from datafetch_operator.observation import Claim, Job, Observation
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.config_map import Attempt, download_items
 from datafetch_operator.render.labels import Wanted, object_name
-from datafetch_operator.status import describe
+from datafetch_operator.status import describe, size, wanted_growth
 
 _REFUSED_AGAIN_SECONDS = 30
 _JOB_GOES_SECONDS = 5
@@ -43,6 +42,8 @@ class Decision:
     """The whole new status; equal to the old one where nothing is to be written."""
     start: Attempt | None = None
     """The attempt whose ConfigMap and Job are to be made. Its number stands in the status before."""
+    grow_claim: str | None = None
+    """The size that the claim is to ask for."""
     requeue_seconds: float | None = None
     """When to look again, where no event will say that something changed."""
 
@@ -55,12 +56,14 @@ def decide(seen: Observation) -> Decision:
     step = _next_step(seen, recorded)
     new = describe(seen, _count(recorded, step), step)
     removals, expires = _removals(seen, new, step)
+    creates = isinstance(step, steps.CreateClaim) and "create claim" not in seen.refusals
     return Decision(
         remove=removals,
-        create_claim=isinstance(step, steps.CreateClaim) and seen.refusal is None,
-        status=None if isinstance(step, steps.CreateClaim) and seen.refusal is None else new,
-        start=step.attempt if isinstance(step, steps.Start) and seen.refusal is None else None,
-        requeue_seconds=_sooner(_after_refusal(seen) if seen.refusal else step.look_again_seconds, expires),
+        create_claim=creates,
+        status=None if creates else new,
+        start=step.attempt if isinstance(step, steps.Start) and "start" not in seen.refusals else None,
+        grow_claim=None if "grow claim" in seen.refusals else wanted_growth(seen),
+        requeue_seconds=_sooner(_after_refusal(seen) if seen.refusals else step.look_again_seconds, expires),
     )
 
 
@@ -177,14 +180,7 @@ def _has_grown(status: DataFetchStatus, claim: Claim) -> bool:
     failure, target = status.last_failure, status.target
     if failure is None or failure.reason != ExitCode.INSUFFICIENT_SPACE.reason:
         return False
-    return target is not None and _size(claim.capacity) > _size(target.capacity) > 0
-
-
-def _size(quantity: str | None) -> int:
-    try:
-        return parse_bytes(quantity) if quantity else 0
-    except ValueError:
-        return 0
+    return target is not None and size(claim.capacity) > size(target.capacity) > 0
 
 
 def _count(status: DataFetchStatus, step: steps.Step) -> DataFetchStatus:

@@ -5,12 +5,13 @@ Pure: from the API's JSON to values, no I/O and no judgement. What follows from 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from datafetch_api.report import Progress
 from datafetch_api.resource import DataFetch
+from datafetch_operator.errors import Action
 from datafetch_operator.render.labels import (
     ATTEMPT_ANNOTATION,
     CLAIM_UID_ANNOTATION,
@@ -18,6 +19,7 @@ from datafetch_operator.render.labels import (
     GENERATION_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
+    UID_LABEL,
 )
 
 Json = Mapping[str, Any]
@@ -72,6 +74,8 @@ class Claim:
     capacity: str | None = None
     """What it got; None before it is bound."""
     requested: str | None = None
+    made_for: str = ""
+    """The uid of the DataFetch that it was created for; empty for a user's own."""
     deleting: bool = False
 
 
@@ -173,8 +177,8 @@ class Observation:
     """News from the running downloader; None means no news, not no progress."""
     progress_interval: int = 10
     """Seconds between two readings of the progress."""
-    refusal: str | None = None
-    """What the API server just answered to the claim or the Job of the last decision."""
+    refusals: Mapping[Action, str] = field(default_factory=dict)
+    """What the API server just refused of the last decision, and in which words."""
 
     def job(self, name: str | None) -> Job | None:
         """Return the Job of that name."""
@@ -200,6 +204,7 @@ def read_claim(body: Json) -> Claim:
         created=read_time(metadata.get("creationTimestamp")),
         capacity=(status.get("capacity") or {}).get("storage"),
         requested=((spec.get("resources") or {}).get("requests") or {}).get("storage"),
+        made_for=(metadata.get("labels") or {}).get(UID_LABEL, ""),
         deleting="deletionTimestamp" in metadata,
     )
 

@@ -16,6 +16,7 @@ class Reason(StrEnum):
 
     # TargetReady
     CLAIM_BOUND = "ClaimBound"
+    CLAIM_NOT_GROWN = "ClaimNotGrown"
     CLAIM_PENDING = "ClaimPending"
     CLAIM_NOT_FOUND = "ClaimNotFound"
     CLAIM_REJECTED = "ClaimRejected"
@@ -73,6 +74,7 @@ class Reason(StrEnum):
 
     # Events only
     CLAIM_CREATED = "ClaimCreated"
+    CLAIM_GROWN = "ClaimGrown"
     FETCH_STARTED = "FetchStarted"
     FETCH_RETRYING = "FetchRetrying"
     FETCH_COMPLETED = "FetchCompleted"

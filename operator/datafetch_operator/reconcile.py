@@ -6,7 +6,7 @@ the next look finishes. What to do is decided in `lifecycle`, purely; how the AP
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from datafetch_api.report import last_progress
 from datafetch_api.resource import DataFetch, DataFetchStatus, ObjectMeta, Phase
 from datafetch_operator import metrics, waiting
 from datafetch_operator.cluster import Cluster
-from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
+from datafetch_operator.errors import Action, ActionRefusedError, ApiError, ConflictError, NotFoundError, RefusedError
 from datafetch_operator.lifecycle import Decision, decide
 from datafetch_operator.observation import Claimant, Key, Observation
 from datafetch_operator.pacing import Pace
@@ -33,6 +33,7 @@ from datafetch_operator.workqueue import WorkQueue
 Claimants = Mapping[tuple[str, str], Iterable[Claimant]]
 """Who wants what, by namespace and claim; kept up to date by `handlers`."""
 
+_NONE: Mapping[Action, str] = {}
 logger = logging.getLogger(__name__)
 
 
@@ -115,20 +116,18 @@ class Reconciler:
 
     # --- observe, decide, apply ---
 
-    async def _reconcile(self, key: Key, refusal: str | None = None) -> float | None:
+    async def _reconcile(self, key: Key, refusals: Mapping[Action, str] = _NONE) -> float | None:
         """Do what is to be done for the key now; return in how many seconds to look again, if no event will say."""
         fetch = await self._read(key)
         if fetch is None:
             return None
-        seen = await self._observe(fetch, refusal)
+        seen = await self._observe(fetch, refusals)
         decision = decide(seen)
         try:
             return await self._apply(seen, decision)
-        except RefusedError as refused:
-            if refusal is not None:
-                raise
+        except ActionRefusedError as refused:
             # Not our error: the user reads in the status what the API server said.
-            return await self._reconcile(key, refusal=refused.message)
+            return await self._reconcile(key, {**refusals, refused.action: refused.message})
 
     async def _read(self, key: Key) -> DataFetch | None:
         """Return the resource, or None where there is nothing to decide: it is gone, or cannot be read."""
@@ -145,10 +144,10 @@ class Reconciler:
             await self._write(metadata, status, new)
             return None
 
-    async def _observe(self, fetch: DataFetch, refusal: str | None) -> Observation:
+    async def _observe(self, fetch: DataFetch, refusals: Mapping[Action, str]) -> Observation:
         """Read all that one decision is made from."""
         metadata, target = fetch.metadata, fetch.spec.target
-        seen = Observation(now=_now(), fetch=fetch, refusal=refusal, progress_interval=self._pace.interval)
+        seen = Observation(now=_now(), fetch=fetch, refusals=refusals, progress_interval=self._pace.interval)
         if target is None or metadata.deletion_timestamp is not None:
             return seen
         name = target.persistent_volume_claim.claim_name
@@ -187,14 +186,16 @@ class Reconciler:
             if removal.job_uid is not None:
                 await self._cluster.delete_job(metadata.namespace, removal.name, removal.job_uid)
         if decision.create_claim:
-            await self._create_claim(seen.fetch)
+            await _or_refused("create claim", self._create_claim(seen.fetch))
             return 0
         if decision.status is not None:
             if seen.progress is not None:
                 self._pace.note_write(Key(metadata.namespace, metadata.name))
             await self._write(metadata, seen.fetch.status, decision.status)
         if decision.start is not None:
-            await self._start(decision.start)
+            await _or_refused("start", self._start(decision.start))
+        if decision.grow_claim is not None:
+            await _or_refused("grow claim", self._grow_claim(seen.fetch, decision.grow_claim))
         return decision.requeue_seconds
 
     async def _start(self, attempt: Attempt) -> None:
@@ -213,6 +214,14 @@ class Reconciler:
         if await self._cluster.create_claim(manifest):
             message = f"Claim {manifest['metadata']['name']!r} was created."
             await self._post(fetch.metadata, EventRecord("Normal", Reason.CLAIM_CREATED, message))
+
+    async def _grow_claim(self, fetch: DataFetch, requested: str) -> None:
+        if fetch.spec.target is None:
+            return
+        name = fetch.spec.target.persistent_volume_claim.claim_name
+        await self._cluster.grow_claim(fetch.metadata.namespace, name, requested)
+        message = f"Claim {name!r} asks for {requested} now."
+        await self._post(fetch.metadata, EventRecord("Normal", Reason.CLAIM_GROWN, message))
 
     # --- status and events ---
 
@@ -248,6 +257,14 @@ class Reconciler:
         phases = self._pace.phases()
         for phase in Phase:
             metrics.FETCHES.labels(phase=phase.value).set(phases.count(phase))
+
+
+async def _or_refused(action: Action, call: Awaitable[None]) -> None:
+    """Await a part of a decision; raise ActionRefusedError where the API server refuses it."""
+    try:
+        await call
+    except RefusedError as error:
+        raise ActionRefusedError(action, error.message) from error
 
 
 def _count(old: DataFetchStatus, new: DataFetchStatus) -> None:

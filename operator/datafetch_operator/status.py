@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from datafetch_api.quantities import format_bytes
+from datafetch_api.quantities import format_bytes, parse_bytes
 from datafetch_api.report import Progress
 from datafetch_api.resource import (
     Condition,
@@ -87,8 +87,10 @@ def events(old: DataFetchStatus, new: DataFetchStatus) -> list[EventRecord]:
     if new.job_ref and (old.job_ref is None or old.job_ref.name != new.job_ref.name):
         found.append(EventRecord("Normal", Reason.FETCH_STARTED, f"Attempt {new.attempts}: Job {new.job_ref.name}."))
     if new.artifact and new.artifact != old.artifact:
-        size = format_bytes(new.artifact.size_bytes)
-        found.append(EventRecord("Normal", Reason.FETCH_COMPLETED, f"{size} in {new.artifact.files} files published."))
+        amount = format_bytes(new.artifact.size_bytes)
+        found.append(
+            EventRecord("Normal", Reason.FETCH_COMPLETED, f"{amount} in {new.artifact.files} files published.")
+        )
     if new.phase == Phase.SUSPENDED and old.phase != Phase.SUSPENDED:
         found.append(EventRecord("Normal", Reason.SUSPENDED, "Fetching is suspended; parts stay on the volume."))
     if old.phase == Phase.SUSPENDED and new.phase != Phase.SUSPENDED:
@@ -113,6 +115,8 @@ def _warnings(old: DataFetchStatus, new: DataFetchStatus) -> list[EventRecord]:
 
 
 def _asks_somebody(condition: Condition) -> bool:
+    if condition.reason == Reason.CLAIM_NOT_GROWN:
+        return True
     if condition.status == "True":
         return False
     asking = {
@@ -138,7 +142,7 @@ def _sayings(seen: Observation, status: DataFetchStatus, step: steps.Step) -> di
         return {ConditionType.ACCEPTED: Saying(True, Reason.ACCEPTED, message)}
     return {
         ConditionType.ACCEPTED: _accepted(step),
-        ConditionType.TARGET_READY: _target_ready(seen, step),
+        ConditionType.TARGET_READY: _target_ready(seen),
         ConditionType.READY: _ready(seen, status),
         ConditionType.UP_TO_DATE: _up_to_date(seen, status),
         ConditionType.PROGRESSING: _progressing(seen, step),
@@ -152,11 +156,12 @@ def _accepted(step: steps.Step) -> Saying:
     return Saying(True, Reason.ACCEPTED, "The spec can be carried out.")
 
 
-def _target_ready(seen: Observation, step: steps.Step) -> Saying:
+def _target_ready(seen: Observation) -> Saying:
     name = _claim_name(seen)
     claim = seen.claim
-    if claim is None and seen.refusal is not None and isinstance(step, steps.CreateClaim):
-        return Saying(False, Reason.CLAIM_REJECTED, f"Claim {name!r} cannot be created: {seen.refusal}")
+    refused = seen.refusals.get("create claim")
+    if refused is not None:
+        return Saying(False, Reason.CLAIM_REJECTED, f"Claim {name!r} cannot be created: {refused}")
     if claim is None:
         message = f"There is no claim {name!r} in namespace {seen.fetch.metadata.namespace!r}; create it."
         return Saying(False, Reason.CLAIM_NOT_FOUND, message)
@@ -165,9 +170,23 @@ def _target_ready(seen: Observation, step: steps.Step) -> Saying:
     if claim.phase == "Lost":
         return Saying(False, Reason.CLAIM_LOST, f"Claim {name!r} has lost its volume.")
     if claim.phase == "Bound":
-        return Saying(True, Reason.CLAIM_BOUND, f"Claim {name!r} is bound.")
+        return _not_grown(seen) or Saying(True, Reason.CLAIM_BOUND, f"Claim {name!r} is bound.")
     says = waiting.claim_notice(seen)
     return Saying(False, Reason.CLAIM_PENDING, f"Claim {name!r} is not bound yet." + (f" {says}" if says else ""))
+
+
+def _not_grown(seen: Observation) -> Saying | None:
+    """Return what to say of a claim that the API server does not let grow."""
+    wanted = wanted_growth(seen)
+    if wanted is None:
+        return None
+    start = f"Claim {_claim_name(seen)!r} cannot grow to {wanted}: "
+    refused = seen.refusals.get("grow claim")
+    if refused is not None:
+        return Saying(True, Reason.CLAIM_NOT_GROWN, start + refused)
+    known = _by_type(seen.fetch.status).get(ConditionType.TARGET_READY)
+    still = known is not None and known.message.startswith(start)
+    return Saying(True, Reason.CLAIM_NOT_GROWN, known.message) if known is not None and still else None
 
 
 def _ready(seen: Observation, status: DataFetchStatus) -> Saying:
@@ -177,8 +196,8 @@ def _ready(seen: Observation, status: DataFetchStatus) -> Saying:
     if seen.claim is None or seen.claim.uid != artifact.claim_uid:
         message = f"The data was on another claim {_claim_name(seen)!r}, which is gone."
         return Saying(False, Reason.CLAIM_REPLACED, message)
-    size = format_bytes(artifact.size_bytes)
-    return Saying(True, Reason.PUBLISHED, f"{size} in {artifact.files} files are published.")
+    amount = format_bytes(artifact.size_bytes)
+    return Saying(True, Reason.PUBLISHED, f"{amount} in {artifact.files} files are published.")
 
 
 def _up_to_date(seen: Observation, status: DataFetchStatus) -> Saying:
@@ -216,8 +235,9 @@ def _progressing(seen: Observation, step: steps.Step) -> Saying:
 
 
 def _starting(seen: Observation, name: str) -> Saying:
-    if seen.refusal is not None:
-        return Saying(False, Reason.JOB_REJECTED, f"The API server does not take Job {name}: {seen.refusal}")
+    refused = seen.refusals.get("start")
+    if refused is not None:
+        return Saying(False, Reason.JOB_REJECTED, f"The API server does not take Job {name}: {refused}")
     # Until it is taken, what the API server said stays: it is asked again and again, and the status is to stand still.
     known = _by_type(seen.fetch.status).get(ConditionType.PROGRESSING)
     if known is not None and known.reason == Reason.JOB_REJECTED and f" {name}:" in known.message:
@@ -332,6 +352,25 @@ def _target(seen: Observation, status: DataFetchStatus, step: steps.Step) -> Tar
         capacity=capacity,
         publication=known.publication if known else None,
     )
+
+
+def wanted_growth(seen: Observation) -> str | None:
+    """Return the size that a claim that was created for this DataFetch is to have and has not asked for yet."""
+    target, claim = seen.fetch.spec.target, seen.claim
+    template = target.persistent_volume_claim.create if target else None
+    if template is None or claim is None or claim.deleting or claim.phase != "Bound":
+        return None
+    if claim.made_for != seen.fetch.metadata.uid or size(template.size) <= size(claim.requested):
+        return None
+    return template.size
+
+
+def size(quantity: str | None) -> int:
+    """Return the bytes of a quantity; 0 for none, and for one in a form that sizes are not written in."""
+    try:
+        return parse_bytes(quantity) if quantity else 0
+    except ValueError:
+        return 0
 
 
 def _claim_name(seen: Observation) -> str:

@@ -129,6 +129,14 @@ def test_a_claim_that_exists_is_left_as_it_is() -> None:
     assert server.queries[0]["fieldValidation"] == "Strict"
 
 
+def test_a_claim_grows_by_nothing_but_its_request() -> None:
+    server = Server((200, {}))
+    server.play(lambda cluster: cluster.grow_claim("team", "data", "20Gi"))
+    assert server.asked == [("PATCH", "/api/v1/namespaces/team/persistentvolumeclaims/data")]
+    assert server.bodies == [{"spec": {"resources": {"requests": {"storage": "20Gi"}}}}]
+    assert server.headers[0]["Content-Type"] == "application/merge-patch+json"
+
+
 def test_an_equal_config_map_is_kept() -> None:
     found = MANIFEST | {"metadata": {**MANIFEST["metadata"], "uid": "c1"}}  # type: ignore[dict-item] # JSON
     server = Server(_error(409), (200, found))

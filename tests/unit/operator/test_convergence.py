@@ -71,6 +71,13 @@ def _claim_is_bound(world: World) -> None:
         world.claim = replace(world.claim, phase="Bound", capacity="20Gi")
 
 
+def _wants_more(world: World) -> None:
+    target = world.fetch.spec.target
+    if target is not None and target.persistent_volume_claim.create is not None:
+        size = f"{world.fetch.metadata.generation + 10}Gi"
+        world.change(target={"persistentVolumeClaim": {"claimName": "data", "create": {"size": size}}})
+
+
 def _sources(prefix: str) -> list[dict[str, object]]:
     return [{"name": "weights", "s3": {"bucket": "models", "prefix": prefix}}]
 
@@ -96,6 +103,7 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
     "suspend": lambda world: world.change(suspend=True),
     "resume": lambda world: world.change(suspend=False),
     "time to live": lambda world: world.change(job={"ttlSecondsAfterFinished": 5}),
+    "a larger claim is wanted": _wants_more,
     "creation is refused": lambda world: setattr(world, "refuses", "exceeded quota"),
     "creation is allowed": lambda world: setattr(world, "refuses", None),
     "the status is lost": lambda world: setattr(

@@ -7,7 +7,7 @@ import pytest
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.resource import Phase
 from datafetch_operator.lifecycle import Removal
-from datafetch_operator.observation import Notice
+from datafetch_operator.observation import Claim, Notice
 from unit.operator.world import (
     START,
     World,
@@ -16,6 +16,7 @@ from unit.operator.world import (
     failure_message,
     fetch,
     hash_of,
+    made_claim,
     pending_claim,
     some_progress,
     success_message,
@@ -361,13 +362,44 @@ def test_a_refused_job_is_told_once_and_tried_again() -> None:
     world.settle()
     assert world.condition("Progressing")[:2] == ("False", "JobRejected")
     assert "strict decoding error" in world.condition("Progressing")[2]
-    assert world.decide(refusal="strict decoding error").requeue_seconds == 30
+    assert world.decide(refusals={"start": "strict decoding error"}).requeue_seconds == 30
     world.pass_time(600)
-    assert world.decide(refusal="strict decoding error").requeue_seconds == 100
+    assert world.decide(refusals={"start": "strict decoding error"}).requeue_seconds == 100
     assert world.writes == ["status", "status"]
     world.refuses = None
     world.settle()
     assert world.condition("Progressing")[:2] == ("True", "Starting")
+
+
+def test_a_claim_that_was_made_for_it_grows_with_its_size() -> None:
+    world = World(fetch(target=CREATE), claim=made_claim())
+    world.settle()
+    assert "grow claim" not in world.writes
+    world.change(target={"persistentVolumeClaim": {"claimName": "data", "create": {"size": "20Gi"}}})
+    world.settle()
+    assert world.claim is not None
+    assert world.claim.requested == "20Gi"
+    assert world.jobs_made == 1
+
+
+@pytest.mark.parametrize("claim", [bound_claim(), replace(made_claim(), made_for="another"), pending_claim()])
+def test_a_claim_of_somebody_else_is_used_as_it_is(claim: Claim) -> None:
+    target = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "20Gi"}}}
+    world = World(fetch(target=target), claim=claim)
+    world.settle()
+    assert world.claim == claim
+
+
+def test_a_claim_that_may_not_grow_says_so_and_the_fetch_goes_on() -> None:
+    target = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "20Gi"}}}
+    world = World(fetch(target=target), claim=made_claim(), refuses="only dynamically provisioned pvc can be resized")
+    world.settle()
+    assert world.condition("TargetReady")[:2] == ("True", "ClaimNotGrown")
+    assert "dynamically provisioned" in world.condition("TargetReady")[2]
+    world.refuses = None
+    world.settle()
+    assert world.condition("TargetReady")[1] == "ClaimBound"
+    assert world.jobs_made == 1
 
 
 # --- who may ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, Re
 from datafetch_operator.observation import Claim, Job, Key, Notice, Pod, read_claim, read_job
 from datafetch_operator.reconcile import Reconciler
 from datafetch_operator.status import EventRecord
-from unit.operator.world import NAMESPACE, SETTINGS, START, bound_claim, resource, some_progress
+from unit.operator.world import NAMESPACE, SETTINGS, START, bound_claim, made_claim, resource, some_progress
 
 KEY = Key(NAMESPACE, "tinyllama")
 CREATE = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "10Gi"}}}
@@ -44,7 +45,7 @@ class FakeCluster:
 
     @property
     def writes(self) -> list[str]:
-        return [call for call in self.calls if call.split("_")[0] in ("apply", "create", "delete")]
+        return [call for call in self.calls if call.split("_")[0] in ("apply", "create", "delete", "grow")]
 
     async def read_fetch(self, _: Key) -> dict[str, Any] | None:
         self._call("read_fetch")
@@ -85,6 +86,11 @@ class FakeCluster:
         metadata = manifest["metadata"] | {"uid": "claim-1", "creationTimestamp": START.isoformat()}
         self.claim = read_claim({**manifest, "metadata": metadata})
         return True
+
+    async def grow_claim(self, _: str, __: str, requested: str) -> None:
+        self._call("grow_claim")
+        assert self.claim is not None
+        self.claim = replace(self.claim, requested=requested)
 
     async def create_config_map(self, manifest: dict[str, Any]) -> None:
         self._call("create_config_map")
@@ -186,6 +192,27 @@ def test_what_the_api_server_refuses_stands_in_the_status() -> None:
     (said,) = [c["message"] for c in cluster.body["status"]["conditions"] if c["type"] == "Progressing"]
     assert "exceeded quota: count/jobs.batch=1" in said
     assert cluster.events == ["FetchStarted", "JobRejected"]
+
+
+def test_a_claim_of_ours_is_grown_and_told() -> None:
+    target = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "20Gi"}}}
+    cluster = FakeCluster(resource(target=target), made_claim())
+    _play(cluster, lambda: "ClaimGrown" in cluster.events)
+    assert cluster.writes == ["apply_status", "create_config_map", "create_job", "grow_claim"]
+
+
+def test_two_refusals_stand_in_the_status_side_by_side() -> None:
+    target = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "20Gi"}}}
+    cluster = FakeCluster(resource(target=target), made_claim())
+    cluster.failing = {
+        "create_job": [RefusedError(403, "Forbidden", "no jobs") for _ in range(2)],
+        "grow_claim": [RefusedError(403, "Forbidden", "no growth") for _ in range(2)],
+    }
+    _play(cluster, lambda: "grow_claim" in cluster.calls and cluster.writes[-1] == "apply_status")
+    assert cluster.body is not None
+    said = {c["type"]: c["message"] for c in cluster.body["status"]["conditions"]}
+    assert "no jobs" in said["Progressing"]
+    assert "no growth" in said["TargetReady"]
 
 
 def test_a_resource_that_is_gone_is_forgotten() -> None:

@@ -3,6 +3,7 @@
 `World.reconcile` observes, decides and applies like `reconcile.py`, without its I/O, and counts every write.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from datafetch_api.exit_codes import ExitCode
 from datafetch_api.report import Failure, Progress, Result, SourceSummary, Stage, to_termination_message
 from datafetch_api.resource import DataFetch, DataFetchStatus
 from datafetch_api.spec_hash import spec_hash
+from datafetch_operator.errors import Action
 from datafetch_operator.lifecycle import Decision, decide
 from datafetch_operator.observation import (
     Claim,
@@ -67,6 +69,11 @@ def bound_claim(uid: str = "claim-1", capacity: str = "10Gi") -> Claim:
     return Claim("data", uid, "Bound", START, capacity=capacity, requested=capacity)
 
 
+def made_claim(requested: str = "10Gi", capacity: str = "10Gi") -> Claim:
+    """Return a claim that was created for the DataFetch."""
+    return Claim("data", "claim-1", "Bound", START, capacity=capacity, requested=requested, made_for=UID)
+
+
 def pending_claim(uid: str = "claim-1") -> Claim:
     return Claim("data", uid, "Pending", START, requested="10Gi")
 
@@ -108,6 +115,14 @@ def some_progress(completed: int = 500, total: int | None = 1000, rate: int = 10
     )
 
 
+def _first_refused(decision: Decision) -> Action | None:
+    if decision.create_claim:
+        return "create claim"
+    if decision.start is not None:
+        return "start"
+    return "grow claim" if decision.grow_claim is not None else None
+
+
 @dataclass
 class World:
     """What the API server holds."""
@@ -127,7 +142,7 @@ class World:
 
     # --- the operator ---
 
-    def see(self, progress: Progress | None = None, refusal: str | None = None) -> Observation:
+    def see(self, progress: Progress | None = None, refusals: Mapping[Action, str] | None = None) -> Observation:
         this = read_claimant(
             self.fetch.metadata.model_dump(mode="json", by_alias=True), self.fetch.spec.model_dump(by_alias=True)
         )
@@ -140,19 +155,21 @@ class World:
             pods=tuple(self.pods),
             notices=self.notices,
             progress=progress,
-            refusal=refusal,
+            refusals=refusals or {},
         )
 
-    def decide(self, progress: Progress | None = None, refusal: str | None = None) -> Decision:
-        return decide(self.see(progress, refusal))
+    def decide(self, progress: Progress | None = None, refusals: Mapping[Action, str] | None = None) -> Decision:
+        return decide(self.see(progress, refusals))
 
     def reconcile(self, progress: Progress | None = None, dies_after: int = 99) -> Decision:
         """Decide and apply; the operator is killed after so many writes of this reconcile."""
         decision = self.decide(progress)
         left = self._apply(decision, dies_after)
-        if self.refuses and left and (decision.create_claim or decision.start):
-            decision = self.decide(refusal=self.refuses)
-            self._apply(decision, left)
+        refusals: dict[Action, str] = {}
+        while self.refuses and left and (refused := _first_refused(decision)) is not None:
+            refusals[refused] = self.refuses
+            decision = self.decide(refusals=refusals)
+            left = self._apply(decision, left)
         return decision
 
     def settle(self) -> int:
@@ -176,7 +193,7 @@ class World:
                 left -= 1
         if decision.create_claim and left and self.refuses is None:
             self.claims_made += 1
-            self.claim = pending_claim(f"created-{self.claims_made}")
+            self.claim = replace(pending_claim(f"created-{self.claims_made}"), made_for=UID)
             self.writes.append("create claim")
             left -= 1
         if decision.status is not None and decision.status != self.fetch.status and left:
@@ -187,6 +204,10 @@ class World:
             left -= 1
         if decision.start is not None and left and self.refuses is None:
             self._create_job(decision.start)
+            left -= 1
+        if decision.grow_claim is not None and left and self.refuses is None and self.claim is not None:
+            self.claim = replace(self.claim, requested=decision.grow_claim)
+            self.writes.append("grow claim")
             left -= 1
         return left
 
