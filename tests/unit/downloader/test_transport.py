@@ -526,6 +526,43 @@ def test_a_slow_body_over_tls_is_whole(tls_server: tuple[StaticServer, Path]) ->
         assert fetch(client, server.url + "/slow", buffer_bytes=1 << 20) == DATA[:40_000]
 
 
+def test_half_a_record_over_tls_that_is_late_loses_nothing(tls_server: tuple[StaticServer, Path]) -> None:
+    """What was decrypted before must come out, though the receive for the rest finds nothing in its time."""
+    server, ca_file = tls_server
+
+    def relay(listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        upstream = socket.create_connection(("127.0.0.1", server.port))
+        passed = 0
+
+        def copy_up() -> None:
+            with contextlib.suppress(OSError):
+                while data := client.recv(65536):
+                    upstream.sendall(data)
+
+        up = threading.Thread(target=copy_up)
+        up.start()
+        with contextlib.suppress(OSError):
+            while data := upstream.recv(4096):
+                client.sendall(data)
+                # Records are 16 KiB long: this is in the middle of one.
+                if passed < 60_000 <= passed + len(data):
+                    time.sleep(1.3)
+                passed += len(data)
+        client.close()
+        up.join()
+        upstream.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=relay, args=(listener,))
+        thread.start()
+        with transport(ca_file=str(ca_file)) as client:
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}/a"
+            assert fetch(client, url, buffer_bytes=1 << 20) == DATA
+        server.stop()
+        thread.join()
+
+
 def test_a_body_that_ends_with_the_connection_needs_the_end_of_tls(tmp_path: Path) -> None:
     made = make_certificates(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
