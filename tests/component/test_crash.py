@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from datafetch.engine import PART_BYTES
 from servers.http import StaticServer
 
