@@ -70,7 +70,8 @@ class Activity:
 def watch(seen: Observation, job: Job) -> Activity:
     """Return what the Job is doing."""
     pods = seen.pods_of(job)
-    live = [pod for pod in pods if not pod.finished and not pod.deleting]
+    # A pod's phase follows its container's end by a moment.
+    live = [pod for pod in pods if not pod.finished and not pod.deleting and pod.termination is None]
     tries = _tries(job, pods)
     if not live:
         return _without_pod(seen, job, pods, tries)

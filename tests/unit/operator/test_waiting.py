@@ -170,11 +170,13 @@ def test_an_evicted_pod_that_is_replaced_is_no_step_back() -> None:
     assert (activity.moving, activity.reason, activity.fetching) == (True, "Starting", True)
 
 
+@pytest.mark.parametrize("phase", ["Running", "Failed", "Succeeded"])
 @pytest.mark.parametrize("code", [0, ExitCode.INSUFFICIENT_SPACE])
-def test_an_end_that_no_try_follows_is_no_retry(code: int) -> None:
+def test_an_end_that_no_try_follows_is_no_retry(code: int, phase: str) -> None:
     world = _world()
     world.run_pod()
     world.end_pod(code)
+    world.pods[-1] = replace(world.pods[-1], phase=phase)
     assert (_activity(world).reason, _activity(world).fetching) == ("Finishing", True)
 
 
