@@ -159,11 +159,21 @@ def test_a_login_in_a_mounted_secret(web: StaticServer, tmp_path: Path) -> None:
         assert read(source, by_path(source)["a"]) == DATA
 
 
+def test_of_a_token_and_a_login_in_a_mounted_secret_the_token_is_sent(web: StaticServer, tmp_path: Path) -> None:
+    web.put("/a", DATA)
+    web.require_bearer("t0ken-t0ken")
+    for name, value in {"username": "user", "password": "pass", "token": "t0ken-t0ken"}.items():
+        (tmp_path / name).write_text(value)
+    with opened(f"{web.url}/a", credentials_dir=str(tmp_path)) as source:
+        assert read(source, by_path(source)["a"]) == DATA
+
+
 @pytest.mark.parametrize("present", [("username",), ("password",), ("username", "password", "token")])
-def test_half_a_login_or_two_are_config_errors(tmp_path: Path, present: tuple[str, ...]) -> None:
+def test_half_a_login_or_two_in_the_config_are_config_errors(tmp_path: Path, present: tuple[str, ...]) -> None:
     for name in present:
         (tmp_path / name).write_text("value")
-    with pytest.raises(InvalidConfigError), opened("http://127.0.0.1:1/a", credentials_dir=str(tmp_path)):
+    settings = {f"{name}_file": str(tmp_path / name) for name in present}
+    with pytest.raises(InvalidConfigError), opened("http://127.0.0.1:1/a", **settings):
         pass
 
 

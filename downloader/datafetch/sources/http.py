@@ -110,8 +110,9 @@ class HttpSource:
         token = value("token_file", item.token_file, "token")
         username = value("username_file", item.username_file, "username", secret=False)
         password = value("password_file", item.password_file, "password")
-        if token is not None and username is not None:
-            raise InvalidConfigError("give a token, or a username and a password, not both", source=item.name)
+        if item.token_file is not None and item.username_file is not None:
+            raise InvalidConfigError("give token_file or username_file, not both", source=item.name)
+        # A Secret may hold both; the token says more.
         if token is not None:
             return {"Authorization": f"Bearer {token}"}
         if username is None and password is None:
