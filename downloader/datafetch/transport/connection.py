@@ -51,6 +51,8 @@ class Connection:
     def __init__(self, sock: socket.socket, silence: float, tls: TlsLayer | None = None) -> None:
         self.reused = False
         """Whether it has carried a request before: the server may have closed it since."""
+        self.idle_since = 0.0
+        """When it was given back, by the monotonic clock."""
         self.answered = False
         """Whether a byte of the present answer has arrived."""
         self._socket = sock

@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,9 @@ from datafetch_api.uris import redact_uri
 CONNECT_SECONDS = 10.0
 _MOST_IDLE = 256
 """Idle connections kept for one destination; more are closed."""
+_IDLE_SECONDS = 30.0
+"""An older idle connection is not used: a gateway on the way may have dropped it without a word, which only shows as a
+stall."""
 _CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -80,11 +84,10 @@ class Pool:
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("the source is closed")
-            idle = self._idle.get(destination)
-            if idle and not fresh:
-                connection = idle.pop()
-                self._busy.add(connection)
-                return connection
+            kept = None if fresh else self._take_idle(destination)
+            if kept is not None:
+                self._busy.add(kept)
+                return kept
         connection = self._connect(destination)
         with self._lock:
             if not self._closed:
@@ -96,6 +99,7 @@ class Pool:
     def give_back(self, destination: Destination, connection: Connection) -> None:
         """Keep a connection whose answer was read to its end for the next request."""
         connection.reused = True
+        connection.idle_since = time.monotonic()
         with self._lock:
             self._busy.discard(connection)
             idle = self._idle.setdefault(destination, [])
@@ -120,6 +124,19 @@ class Pool:
                 connection.abort()
         for connection in idle:
             connection.close()
+
+    def _take_idle(self, destination: Destination) -> Connection | None:
+        """Return the connection that was used last, where that is not long ago; the lock is held."""
+        idle = self._idle.get(destination)
+        if not idle:
+            return None
+        if time.monotonic() - idle[-1].idle_since < _IDLE_SECONDS:
+            return idle.pop()
+        # The last is the youngest: all are too old.
+        for connection in idle:
+            connection.close()
+        idle.clear()
+        return None
 
     def _connect(self, destination: Destination) -> Connection:
         proxy = destination.proxy

@@ -398,6 +398,17 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_in_silence() ->
         assert fetch(client, raw.url) == b"2"
 
 
+def test_a_connection_that_was_idle_for_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that has forgotten it would swallow the request."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n"
+    with RawServer([answer + b"1", answer + b"2"], [answer + b"3"]) as raw, transport() as client:
+        assert fetch(client, raw.url) == b"1"
+        assert fetch(client, raw.url) == b"2"
+        now = time.monotonic()
+        monkeypatch.setattr("datafetch.transport.pool.time.monotonic", lambda: now + 31)
+        assert fetch(client, raw.url) == b"3"
+
+
 def test_a_new_connection_that_is_closed_is_an_error() -> None:
     with RawServer([None]) as raw, transport() as client, pytest.raises(SourceUnavailableError):
         fetch(client, raw.url)
