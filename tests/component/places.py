@@ -6,7 +6,6 @@ A place writes the credential files of its items below its directory, as a mount
 from __future__ import annotations
 
 import base64
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -213,8 +212,3 @@ def by_path(source: Source) -> dict[str, Entry]:
     found = {entry.path: entry for entry in entries}
     assert len(found) == len(entries), "a path is listed twice"
     return found
-
-
-def to_json(value: object) -> str:
-    """A value as a server sends it."""
-    return json.dumps(value)
