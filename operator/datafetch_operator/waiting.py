@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 
 from datafetch_api.exit_codes import non_retryable
 from datafetch_api.report import Progress, Stage
-from datafetch_api.resource import ProgressStatus, Source
+from datafetch_api.resource import Condition, ProgressStatus, Source
 from datafetch_operator.observation import Claim, Job, Notice, Observation, Pod
-from datafetch_operator.outcome import last_failure
+from datafetch_operator.outcome import last_failure, pod_failure
 from datafetch_operator.reasons import RUNNING, Reason
 
 PATIENCE = timedelta(seconds=10)
@@ -128,14 +128,19 @@ def _tries(job: Job, pods: tuple[Pod, ...]) -> str:
     if found is None and not job.failed_pods:
         return ""
     end = f"the last ended with {found[1].reason}: {found[1].message}" if found else "the pod of the last was removed."
-    return f" Try {max(job.failed_pods, 1) + 1} of {job.backoff_limit + 1}: {end}"
+    return f"Try {_failed(job, pods) + 1} of {job.backoff_limit + 1}: {end}"
+
+
+def _failed(job: Job, pods: tuple[Pod, ...]) -> int:
+    """Return how many pods failed; the Job's own count follows by a moment, and knows of pods that are gone."""
+    return max(job.failed_pods, sum(pod_failure(pod) is not None for pod in pods))
 
 
 def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str) -> Activity:
-    if any(_ends_the_job(pod) for pod in pods):
+    if any(_ends_the_job(pod) for pod in pods) or _failed(job, pods) > job.backoff_limit:
         return Activity(True, Reason.FINISHING, "The download has ended, and its Job is about to.", fetching=True)
     if tries:
-        return Activity(True, Reason.RETRYING, tries.strip(), fetching=True)
+        return Activity(True, Reason.RETRYING, tries, fetching=True)
     refused = [notice for notice in seen.notices if notice.uid == job.uid and notice.reason == "FailedCreate"]
     if refused and not pods:
         words = max(refused, key=lambda notice: notice.time).message
@@ -154,15 +159,22 @@ def _ends_the_job(pod: Pod) -> bool:
 
 def _running(seen: Observation, pod: Pod, tries: str) -> Activity:
     place = f"Pod {pod.name} runs on node {pod.node}." if pod.node else f"Pod {pod.name} runs."
-    status = seen.fetch.status
-    if seen.progress is None:
-        before = next((c.reason for c in status.conditions if c.type == "Progressing" and c.reason in RUNNING), None)
-        reason, words = Reason(before) if before else Reason.FETCHING, ""
-    else:
-        reason, words = _STAGES[seen.progress.stage], _line(seen.progress.message or "")
-    message = " ".join(part for part in (place, words, tries.strip()) if part)
     again = _next_look(seen)
+    known = _running_before(seen, place)
+    if seen.progress is None and known is not None:
+        return Activity(True, Reason(known.reason), known.message, fetching=True, look_again_seconds=again)
+    reason = _STAGES[seen.progress.stage] if seen.progress else Reason.FETCHING
+    words = _line(seen.progress.message or "") if seen.progress else ""
+    message = " ".join(part for part in (place, words, tries) if part)
     return Activity(True, reason, message, fetching=True, look_again_seconds=again)
+
+
+def _running_before(seen: Observation, place: str) -> Condition | None:
+    """Return what was last said of the same running pod: it holds until there is news."""
+    for condition in seen.fetch.status.conditions:
+        if condition.type == "Progressing" and condition.reason in RUNNING and condition.message.startswith(place):
+            return condition
+    return None
 
 
 def _next_look(seen: Observation) -> float:
@@ -180,7 +192,7 @@ def _pending(seen: Observation, job: Job, pod: Pod, tries: str, *, is_first: boo
         return Activity(False, reason, message, not is_first, ask_again(seen.now - pod.created))
     again = _until_patience_ends(seen.now, pod.created)
     if tries:
-        return Activity(True, Reason.RETRYING, tries.strip(), not is_first, again)
+        return Activity(True, Reason.RETRYING, tries, not is_first, again)
     message = f"Pod {pod.name} of Job {job.name} is starting."
     return Activity(True, Reason.STARTING, message, not is_first, again)
 

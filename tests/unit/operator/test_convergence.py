@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datafetch_api.exit_codes import ExitCode
+from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import Phase
 from unit.operator.world import World, bound_claim, failure_message, fetch, some_progress, success_message
 
@@ -21,6 +22,10 @@ RESTING = {Phase.READY, Phase.FAILED, Phase.SUSPENDED, Phase.RECIPE}
 
 def _live_job(world: World) -> bool:
     return bool(world.pods) and world.pods[-1].running and world.pods[-1].job in world.jobs
+
+
+def _news() -> Progress:
+    return some_progress().model_copy(update={"stage": Stage.WAITING, "message": "another pod holds the target"})
 
 
 def _pod_runs(world: World) -> None:
@@ -110,7 +115,7 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
         world, "fetch", world.fetch.model_copy(update={"status": fetch().status})
     ),
     "the operator looks": lambda world: world.reconcile(),
-    "the operator reads progress": lambda world: world.reconcile(some_progress() if _live_job(world) else None),
+    "the operator reads progress": lambda world: world.reconcile(_news() if _live_job(world) else None),
     "the operator dies at once": lambda world: world.reconcile(dies_after=0),
     "the operator dies after one write": lambda world: world.reconcile(dies_after=1),
     "the operator dies after two writes": lambda world: world.reconcile(dies_after=2),

@@ -10,7 +10,7 @@ from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import ProgressStatus
 from datafetch_operator.observation import Notice, Observation
 from datafetch_operator.waiting import Activity, ask_again, claim_to_ask, is_news, to_ask, watch
-from unit.operator.world import START, World, pending_claim, some_progress
+from unit.operator.world import START, World, fetch, pending_claim, some_progress
 
 
 def _world() -> World:
@@ -137,6 +137,7 @@ def test_what_a_running_download_does(stage: Stage, reason: str) -> None:
     world.reconcile(progress)
     assert world.status.reason == reason
     assert world.condition("Progressing")[2].endswith("runs on node node0. another pod holds it")
+    assert world.settle() == 0, "no news takes nothing back"
 
 
 def test_the_first_news_is_looked_for_often_and_the_rest_at_the_pace_of_all() -> None:
@@ -178,6 +179,15 @@ def test_an_end_that_no_try_follows_is_no_retry(code: int, phase: str) -> None:
     world.end_pod(code)
     world.pods[-1] = replace(world.pods[-1], phase=phase)
     assert (_activity(world).reason, _activity(world).fetching) == ("Finishing", True)
+
+
+def test_the_last_try_is_followed_by_none() -> None:
+    world = World(fetch(job={"backoffLimit": 0}))
+    world.settle()
+    world.run_pod()
+    world.end_pod(ExitCode.SOURCE_UNAVAILABLE)
+    world.jobs[world.job.name] = replace(world.job, failed_pods=0)  # the Job has not counted it yet
+    assert _activity(world).reason == "Finishing"
 
 
 def test_a_pod_that_was_removed_counts_as_a_try() -> None:
