@@ -174,6 +174,8 @@ class _Fetch:
         finally:
             self._stop.set()
             self._scheduler.close()
+            for source in self._sources:
+                source.close()  # wakes those that wait for bytes that nobody needs any more
             deadline = time.monotonic() + _FAREWELL_SECONDS
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))

@@ -34,11 +34,12 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
-from datafetch.sources.selection import select
+from datafetch.sources.retries import with_renewal
+from datafetch.sources.selection import select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import reason_of
-from datafetch_api.config import AzureBlobItem, Selection
+from datafetch_api.config import AzureBlobItem
 
 _API_VERSION = "2021-12-02"
 _SAS_SECONDS = 3600.0
@@ -106,32 +107,16 @@ class AzureBlobSource:
 
     def list(self) -> Iterator[Entry]:
         """Yield the blobs of every container that the selections take."""
-        containers: dict[str, list[Selection]] = {}
-        for items in self._item.items:
-            containers.setdefault(items.container, []).extend(items.items)
-        for container, selections in containers.items():
-            try:
-                for entry in select(
-                    selections,
-                    f"container {container!r}",
-                    partial(self._find, container),
-                    partial(self._scan, container),
-                ):
-                    yield replace(entry, key=f"{container}/{entry.key}")
-            except DataFetchError as error:
-                raise error.at(self.name) from None
+        groups = ((group.container, group.items) for group in self._item.items)
+        try:
+            yield from select_in_buckets(groups, "container", self._find, self._scan)
+        except DataFetchError as error:
+            raise error.at(self.name) from None
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the blob, once more with new credentials where the files were rotated meanwhile."""
-        try:
-            try:
-                return self._open(entry, byte_range)
-            except CredentialsRejectedError:
-                if not self._reload():
-                    raise
-                return self._open(entry, byte_range)
-        except DataFetchError as error:
-            raise error.at(self.name, entry.key) from None
+        ask = partial(self._open, entry, byte_range)
+        return with_renewal(ask, self._reload, source=self.name, key=entry.key)
 
     def close(self) -> None:
         """Release connections."""

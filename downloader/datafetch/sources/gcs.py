@@ -10,7 +10,6 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -35,11 +34,12 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
-from datafetch.sources.selection import select
+from datafetch.sources.retries import with_renewal
+from datafetch.sources.selection import select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import reason_of
-from datafetch_api.config import GCSItem, Selection
+from datafetch_api.config import GCSItem
 
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 _KEYS = ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "service-account.json", "credentials.json")
@@ -90,31 +90,19 @@ class GCSSource:
 
     def list(self) -> Iterator[Entry]:
         """Yield the objects of every bucket that the selections take."""
-        buckets: dict[str, list[Selection]] = {}
-        for items in self._item.items:
-            buckets.setdefault(items.bucket, []).extend(items.items)
-        for bucket, selections in buckets.items():
-            try:
-                for entry in select(
-                    selections, f"bucket {bucket!r}", partial(self._find, bucket), partial(self._scan, bucket)
-                ):
-                    yield replace(entry, key=f"{bucket}/{entry.key}")
-            except DataFetchError as error:
-                raise error.at(self.name) from None
+        groups = ((group.bucket, group.items) for group in self._item.items)
+        try:
+            yield from select_in_buckets(groups, "bucket", self._find, self._scan)
+        except DataFetchError as error:
+            raise error.at(self.name) from None
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the object's generation, once more with new credentials where the file was rotated."""
+        ask = partial(self._open, entry, byte_range)
         try:
-            try:
-                return self._open(entry, byte_range)
-            except CredentialsRejectedError:
-                if not self._reload():
-                    raise
-                return self._open(entry, byte_range)
+            return with_renewal(ask, self._reload, source=self.name, key=entry.key)
         except SourceNotFoundError as error:
             raise self._explain_missing(entry, error).at(self.name, entry.key) from None
-        except DataFetchError as error:
-            raise error.at(self.name, entry.key) from None
 
     def close(self) -> None:
         """Release connections."""

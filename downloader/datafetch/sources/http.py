@@ -11,9 +11,9 @@ from functools import partial
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from datafetch.credentials import CredentialFiles, Secrets
-from datafetch.errors import CredentialsRejectedError, DataFetchError, InvalidConfigError
+from datafetch.errors import DataFetchError, InvalidConfigError
 from datafetch.sources import ByteRange, Entry
-from datafetch.sources.retries import with_retries
+from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.transport import Answer, Pin, RangeBody, Request, Transport
 from datafetch_api.config import HttpFile, HttpItem
 from datafetch_api.uris import file_name, redact_uri
@@ -66,15 +66,8 @@ class HttpSource:
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the file, once more with new credentials where the files were rotated meanwhile."""
-        try:
-            try:
-                return self._open(entry, byte_range)
-            except CredentialsRejectedError:
-                if not self._refresh():
-                    raise
-                return self._open(entry, byte_range)
-        except DataFetchError as error:
-            raise error.at(self.name, entry.key) from None
+        ask = partial(self._open, entry, byte_range)
+        return with_renewal(ask, self._refresh, source=self.name, key=entry.key)
 
     def close(self) -> None:
         """Release connections."""

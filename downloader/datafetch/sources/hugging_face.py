@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
@@ -34,7 +35,7 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
-from datafetch.sources.retries import with_retries
+from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.sources.selection import literal_names, select
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.refusals import reason_of, retry_after
@@ -99,15 +100,8 @@ class HuggingFaceSource:
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the file, once more with a new token where its file was rotated meanwhile."""
-        try:
-            try:
-                return self._open(entry, byte_range)
-            except CredentialsRejectedError:
-                if not self._reload():
-                    raise
-                return self._open(entry, byte_range)
-        except DataFetchError as error:
-            raise error.at(self.name, entry.key) from None
+        ask = partial(self._open, entry, byte_range)
+        return with_renewal(ask, self._reload, source=self.name, key=entry.key)
 
     def close(self) -> None:
         """Release connections. The SDK's own are shared by the process and stay."""

@@ -1,13 +1,13 @@
-"""Asking again while a source is listed, for providers whose SDK does not, or that have none.
+"""Asking again: while a source is listed, where its SDK does not, and with credentials that were rotated meanwhile.
 
-Ranges are asked for again by the engine.
+Ranges that break off are asked for again by the engine.
 """
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from datafetch.errors import SourceUnavailableError
+from datafetch.errors import CredentialsRejectedError, DataFetchError, SourceUnavailableError
 from datafetch.pace import wait_before_retry
 
 _TRIES = 4
@@ -25,3 +25,19 @@ def with_retries(ask: Callable[[], _T], *, sleep: Callable[[float], object] = ti
                 raise
             sleep(wait)
     return ask()
+
+
+def with_renewal(ask: Callable[[], _T], renew: Callable[[], bool], *, source: str, key: str) -> _T:
+    """Return what `ask` returns, asked once more where the credentials are refused and `renew` has found others.
+
+    `source` and `key` are filled into the errors.
+    """
+    try:
+        try:
+            return ask()
+        except CredentialsRejectedError:
+            if not renew():
+                raise
+            return ask()
+    except DataFetchError as error:
+        raise error.at(source, key) from None

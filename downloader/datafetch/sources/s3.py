@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -42,11 +42,12 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
-from datafetch.sources.selection import select
+from datafetch.sources.retries import with_renewal
+from datafetch.sources.selection import select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import retry_after
-from datafetch_api.config import S3Item, Selection
+from datafetch_api.config import S3Item
 from datafetch_api.uris import redact_uri
 
 _DEFAULT_REGION = "us-east-1"
@@ -137,30 +138,18 @@ class S3Source:
 
     def list(self) -> Iterator[Entry]:
         """Yield the objects of every bucket that the selections take."""
-        buckets: dict[str, list[Selection]] = {}
-        for items in self._item.items:
-            buckets.setdefault(items.bucket, []).extend(items.items)
-        for bucket, selections in buckets.items():
-            try:
+        groups = ((group.bucket, group.items) for group in self._item.items)
+        try:
+            for bucket in (items.bucket for items in self._item.items):
                 _refuse_directory_bucket(bucket)
-                for entry in select(
-                    selections, f"bucket {bucket!r}", partial(self._find, bucket), partial(self._scan, bucket)
-                ):
-                    yield replace(entry, key=f"{bucket}/{entry.key}")
-            except DataFetchError as error:
-                raise error.at(self.name) from None
+            yield from select_in_buckets(groups, "bucket", self._find, self._scan)
+        except DataFetchError as error:
+            raise error.at(self.name) from None
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the object, once more with new keys where the files were rotated meanwhile."""
-        try:
-            try:
-                return self._open(entry, byte_range)
-            except CredentialsRejectedError:
-                if self._file_credentials is None or not self._file_credentials.refresh():
-                    raise
-                return self._open(entry, byte_range)
-        except DataFetchError as error:
-            raise error.at(self.name, entry.key) from None
+        ask = partial(self._open, entry, byte_range)
+        return with_renewal(ask, self._renew, source=self.name, key=entry.key)
 
     def close(self) -> None:
         """Release connections."""
@@ -180,6 +169,9 @@ class S3Source:
         customer_key = "x-amz-server-side-encryption-customer-algorithm" in body.headers
         body.checksum_holds = encryption not in _ENCRYPTED_ETAGS and not customer_key
         return body
+
+    def _renew(self) -> bool:
+        return self._file_credentials is not None and self._file_credentials.refresh()
 
     def _sign(self, url: str, place: _Place) -> dict[str, str]:
         """Return the headers that sign a GET of the URL; none for anonymous access."""

@@ -6,6 +6,7 @@ path that it lands at.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from datafetch.errors import SourceNotFoundError
 from datafetch.globs import Globs, common_prefix, is_literal
@@ -54,6 +55,24 @@ def select(selections: Sequence[Selection], where: str, find: Find, scan: Scan) 
     for number, task in enumerate(tasks):
         if number not in matched:
             raise _nothing_matched(task.selection, where)
+
+
+def select_in_buckets(
+    buckets: Iterable[tuple[str, Sequence[Selection]]],
+    noun: str,
+    find: Callable[[str, str], Entry | None],
+    scan: Callable[[str, str], Iterable[Entry]],
+) -> Iterator[Entry]:
+    """Yield what the selections of several buckets take, `BUCKET/KEY` as the key of each.
+
+    `noun` is the provider's word for a bucket; `find` and `scan` are given the bucket's name first.
+    """
+    selections: dict[str, list[Selection]] = {}
+    for bucket, items in buckets:
+        selections.setdefault(bucket, []).extend(items)
+    for bucket, items in selections.items():
+        for entry in select(items, f"{noun} {bucket!r}", partial(find, bucket), partial(scan, bucket)):
+            yield replace(entry, key=f"{bucket}/{entry.key}")
 
 
 def landing(selection: Selection, key: str) -> str:
