@@ -653,6 +653,8 @@ class FailureStatus(StatusModel):
     """Generation of the spec that failed."""
     trigger: str | None = None
     """The trigger that was being handled."""
+    claim_capacity: str | None = None
+    """Capacity of the claim that the attempt reckoned with: after InsufficientSpace, a larger one starts it again."""
     time: datetime
     """When it happened."""
 

@@ -177,10 +177,10 @@ def _is_failed(fetch: DataFetch, status: DataFetchStatus, wanted: Wanted) -> boo
 
 def _has_grown(status: DataFetchStatus, claim: Claim) -> bool:
     """Return whether the claim that was too small is larger now."""
-    failure, target = status.last_failure, status.target
+    failure = status.last_failure
     if failure is None or failure.reason != ExitCode.INSUFFICIENT_SPACE.reason:
         return False
-    return target is not None and size(claim.capacity) > size(target.capacity) > 0
+    return size(claim.capacity) > size(failure.claim_capacity) > 0
 
 
 def _count(status: DataFetchStatus, step: steps.Step) -> DataFetchStatus:

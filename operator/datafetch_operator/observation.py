@@ -14,6 +14,7 @@ from datafetch_api.resource import DataFetch
 from datafetch_operator.errors import Action
 from datafetch_operator.render.labels import (
     ATTEMPT_ANNOTATION,
+    CLAIM_CAPACITY_ANNOTATION,
     CLAIM_UID_ANNOTATION,
     CONTAINER,
     GENERATION_ANNOTATION,
@@ -93,6 +94,8 @@ class Job:
     claim_uid: str
     generation: int
     backoff_limit: int
+    claim_capacity: str | None = None
+    """Capacity that the claim had, or asked for, when the Job was made."""
     deleting: bool = False
     failed_pods: int = 0
     finished: Literal["Complete", "Failed"] | None = None
@@ -223,6 +226,7 @@ def read_job(body: Json) -> Job:
         spec_hash=annotations.get(SPEC_HASH_ANNOTATION, ""),
         trigger=annotations.get(TRIGGER_ANNOTATION),
         claim_uid=annotations.get(CLAIM_UID_ANNOTATION, ""),
+        claim_capacity=annotations.get(CLAIM_CAPACITY_ANNOTATION) or None,
         generation=_number(annotations.get(GENERATION_ANNOTATION)),
         backoff_limit=spec.get("backoffLimit", 6),
         deleting="deletionTimestamp" in metadata,

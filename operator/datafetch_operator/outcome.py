@@ -182,6 +182,7 @@ def _with_failure(status: DataFetchStatus, job: Job, failure: PodFailure, pod_na
                 spec_hash=job.spec_hash,
                 generation=job.generation,
                 trigger=job.trigger,
+                claim_capacity=job.claim_capacity,
                 time=job.finish_time,
             )
         }

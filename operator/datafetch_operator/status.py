@@ -53,7 +53,7 @@ def describe(seen: Observation, status: DataFetchStatus, step: steps.Step) -> Da
             "phase": _phase(step, sayings),
             "reason": _explanation(step, sayings),
             "progress": _progress(seen, status, step),
-            "target": _target(seen, status, step),
+            "target": _target(seen, status),
             "conditions": _conditions(seen, sayings),
         }
     )
@@ -338,18 +338,15 @@ def _estimate(news: Progress) -> datetime | None:
     return news.time.replace(microsecond=0) + timedelta(seconds=-(-left // news.bytes_per_second))
 
 
-def _target(seen: Observation, status: DataFetchStatus, step: steps.Step) -> TargetStatus | None:
+def _target(seen: Observation, status: DataFetchStatus) -> TargetStatus | None:
     target = seen.fetch.spec.target
     if target is None:
         return None
     known = status.target
-    capacity = seen.claim.capacity if seen.claim else None
-    if isinstance(step, steps.Failed) and known is not None and known.capacity is not None:
-        capacity = known.capacity  # What was too small: a larger claim than this starts it again.
     return TargetStatus(
         claim_name=target.persistent_volume_claim.claim_name,
         path=target.path or seen.fetch.metadata.name,
-        capacity=capacity,
+        capacity=seen.claim.capacity if seen.claim else None,
         publication=known.publication if known else None,
     )
 

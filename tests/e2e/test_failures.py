@@ -57,6 +57,15 @@ def test_a_claim_that_is_too_small_is_named_with_both_numbers(tenant: Tenant, bu
     assert_failed(tenant, "model", "InsufficientSpace", str(3 << 20), str(1 << 20))
 
 
+def test_a_created_claim_that_is_made_larger_lets_the_fetch_go_on_by_itself(tenant: Tenant, bucket: Bucket) -> None:
+    digests = bucket.put({"big.bin": random_bytes(3 << 20)})
+    tenant.fetch("model", bucket.source(), create={"size": "1Mi"})
+    assert_failed(tenant, "model", "InsufficientSpace", str(3 << 20), str(1 << 20))
+    tenant.fetch("model", bucket.source(), create={"size": "1Gi"})
+    tenant.wait_for_phase("model", "Ready")
+    assert tenant.consume("data", "model") == digests
+
+
 def test_a_missing_secret_is_waited_for(tenant: Tenant, bucket: Bucket) -> None:
     digests = bucket.put({"a.txt": b"a"})
     tenant.claim("data")

@@ -17,6 +17,7 @@ from datafetch_operator.render.config_map import (
 )
 from datafetch_operator.render.labels import (
     ATTEMPT_ANNOTATION,
+    CLAIM_CAPACITY_ANNOTATION,
     CLAIM_UID_ANNOTATION,
     CONTAINER,
     GENERATION_ANNOTATION,
@@ -70,6 +71,7 @@ def _attempt_annotations(attempt: Attempt) -> dict[str, str]:
     wanted = attempt.wanted
     annotations = {
         ATTEMPT_ANNOTATION: str(attempt.number),
+        CLAIM_CAPACITY_ANNOTATION: attempt.claim.capacity or attempt.claim.requested or "",
         CLAIM_UID_ANNOTATION: wanted.claim_uid,
         GENERATION_ANNOTATION: str(attempt.fetch.metadata.generation),
         SPEC_HASH_ANNOTATION: wanted.spec_hash,

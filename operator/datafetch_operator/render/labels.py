@@ -16,6 +16,7 @@ NAME_LABEL = f"{GROUP}/name"
 UID_LABEL = f"{GROUP}/uid"
 
 ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
+CLAIM_CAPACITY_ANNOTATION = f"{GROUP}/claim-capacity"
 CLAIM_UID_ANNOTATION = f"{GROUP}/claim-uid"
 GENERATION_ANNOTATION = f"{GROUP}/generation"
 SPEC_HASH_ANNOTATION = f"{GROUP}/spec-hash"

@@ -288,6 +288,15 @@ def test_the_attempt_after_a_grown_claim_has_a_life_of_its_own() -> None:
     assert world.condition("Ready")[0] == "True"
 
 
+def test_a_claim_that_grew_while_the_attempt_ran_starts_it_again() -> None:
+    world = running()
+    world.claim = bound_claim(capacity="20Gi")
+    world.settle()
+    world.fail(ExitCode.INSUFFICIENT_SPACE)
+    world.settle()
+    assert (world.status.phase, world.status.attempts) == (Phase.PENDING, 2)
+
+
 def test_a_failure_of_an_older_spec_does_not_hold_back_the_newer_one() -> None:
     world = running()
     world.change(transfer={"maxConcurrency": 2})
