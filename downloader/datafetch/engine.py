@@ -196,6 +196,7 @@ class _Fetch:
             seconds, ticked = time.monotonic() - ticked, time.monotonic()
             self._tune(seconds)
         self._raise_failure()
+        self._check_fits()
         return tuple(self._summaries[index] for index in range(len(self._sources)))
 
     def _employ(self, count: int) -> None:

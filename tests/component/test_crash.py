@@ -97,6 +97,7 @@ def test_asked_to_stop_it_exits_143_within_two_seconds_and_goes_on_later(tmp_pat
         process.terminate()
         assert process.wait(10) == 143
         assert time.monotonic() - asked < 2.0
+        assert not list((tmp_path / "volume").rglob("lock")), "who comes next need not wait for a dead one"
         server.pace.rate = None
         assert start(path).wait(60) == 0
         assert files_of(tmp_path / "volume/model") == {"big.bin": content}

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from datafetch.checksums import Hasher, new_hasher
-from datafetch.errors import DataFetchError, IntegrityMismatchError
+from datafetch.errors import DataFetchError, IntegrityMismatchError, InternalError
 from datafetch.plan import PlannedFile, fold_case, manifest_digest
 from datafetch.sink.directory import refusals, write_all
 from datafetch.sink.journal import Journal, StagedFile, missing_ranges, recover
@@ -289,6 +289,8 @@ class Sink:
 
     def publish(self, spec_hash: str) -> Published:
         """Make the finished tree visible. Raises FencedError where another process has taken over."""
+        if not self.plan_complete:
+            raise InternalError("a tree is about to be published before its plan is complete")
         self._stop_flushing()
         self.settle()
         files = [self._manifest[path] for path in sorted(self._manifest, key=str.encode)]

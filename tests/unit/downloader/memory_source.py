@@ -34,6 +34,8 @@ class MemoryBucket:
     objects: dict[str, MemoryObject]
     hide_sizes: bool = False
     checksums_hold: bool = True
+    listing_pause: float = 0.0
+    """Seconds between the last object and the end of the listing."""
     before_read: Callable[[str, int], None] = lambda key, position: None
     requests: list[tuple[str, int, int | None]] = field(default_factory=list)
     served: int = 0
@@ -75,6 +77,7 @@ class MemorySource:
         for key, found in self._bucket.objects.items():
             size = None if self._bucket.hide_sizes else len(found.content)
             yield Entry(key, f"./{key}", size, found.identity, Checksum(ChecksumAlgorithm.CRC32, found.promised))
+        time.sleep(self._bucket.listing_pause)
 
     @contextmanager
     def open(self, entry: Entry, byte_range: ByteRange) -> Iterator[MemoryReader]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from datafetch import engine
 from datafetch.engine import PART_BYTES
 from datafetch.errors import (
     InsufficientSpaceError,
@@ -43,6 +44,19 @@ def test_a_big_file_travels_in_ranges_and_is_whole(tmp_path: Path) -> None:
     Fetch(bucket, in_place(str(tmp_path))).run()
     assert tree(tmp_path) == content
     assert len(bucket.requests) == -(-len(content["big.bin"]) // PART_BYTES)
+
+
+@pytest.mark.parametrize("pause", [0.3, 0.8, 1.3])
+def test_a_listing_that_outlasts_the_transfer_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(engine, "LISTING_GRACE_SECONDS", 0.1)
+    bucket = MemoryBucket.of(SMALL)
+    bucket.listing_pause = pause
+    Fetch(bucket, in_place(str(tmp_path / "in-place"))).run()
+    assert tree(tmp_path / "in-place") == SMALL
+    Fetch(bucket, managed(str(tmp_path))).run()
+    assert tree(tmp_path / "team/model") == SMALL
 
 
 def test_a_second_run_fetches_nothing(tmp_path: Path) -> None:
