@@ -182,16 +182,31 @@ class Directory:
 
     def write_atomically(self, path: str, chunks: Iterator[bytes]) -> None:
         """Write a whole file, flush it, and only then give it its name."""
+        with self._replacing(path) as descriptor:
+            for chunk in chunks:
+                write_all(descriptor, chunk)
+            os.fsync(descriptor)
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Write a file and give it its name, without waiting for the disk: for what is of no use after a crash."""
+        with self._replacing(path) as descriptor:
+            write_all(descriptor, content)
+
+    @contextmanager
+    def _replacing(self, path: str) -> Iterator[int]:
+        """Yield the descriptor of a new file that gets the name at the end; where that fails, nothing is left."""
         temporary = f"{path}.{os.urandom(6).hex()}.tmp"
         descriptor = self.create(temporary)
-        with refusals(self.full(path)):
-            try:
-                for chunk in chunks:
-                    write_all(descriptor, chunk)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        self.rename(temporary, self, path)
+        try:
+            with refusals(self.full(path)):
+                try:
+                    yield descriptor
+                finally:
+                    os.close(descriptor)
+            self.rename(temporary, self, path)
+        except BaseException:
+            self.remove(temporary)
+            raise
 
     def read(self, path: str) -> bytes | None:
         """Return a file's content, or None where there is no such file."""

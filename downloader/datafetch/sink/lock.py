@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from datafetch.errors import InterruptedByRequestError, SourceUnavailableError
+from datafetch.errors import DataFetchError, InterruptedByRequestError, SourceUnavailableError
 from datafetch.sink.directory import Directory
 
 LOCK = "lock"
@@ -149,7 +149,7 @@ class TargetLock:
         """Create the lock's file, which only one of many can; then our epoch, unless a takeover was faster."""
         epoch = self._last_epoch() + 1
         temporary = f"{LOCK}.{self._holder.token}"
-        self._state.write_atomically(temporary, iter([self._holder.to_bytes()]))
+        self._state.replace(temporary, self._holder.to_bytes())
         try:
             if not self._link_exclusively(temporary):
                 return False
@@ -197,9 +197,10 @@ class TargetLock:
                 self._beat()
             except FencedError:
                 return  # the main thread meets the same before it writes anything that counts
-            except OSError:
+            except (OSError, DataFetchError):
                 continue  # a full volume or a network file system that is away: the next beat may do
 
     def _beat(self) -> None:
         self._holder = replace(self._holder, counter=self._holder.counter + 1)
-        self._state.write_atomically(LOCK, iter([self._holder.to_bytes()]))
+        # Not flushed: beside gigabytes on their way to the disk that may take longer than the others wait.
+        self._state.replace(LOCK, self._holder.to_bytes())

@@ -244,7 +244,12 @@ class Sink:
             self._journal.add_range(file.path, file.size, file.identity, start, end)
 
     def add_whole(self, file: PlannedFile, status: os.stat_result) -> None:
-        """Take a verified file into the manifest; it gets its final name after the next flush."""
+        """Take a verified file into the manifest; it gets its final name after the next flush.
+
+        Raises what the last flush or naming met: nothing more need be fetched then.
+        """
+        if self._failure is not None:
+            raise self._failure
         self._add_to_manifest(file, status)
         checksum = _text(file)
         self._journal.add_file(file.path, status.st_size, file.identity, checksum, status.st_mtime_ns)
