@@ -95,7 +95,7 @@ class Directory:
         return True
 
     def copy(self, path: str, target: "Directory", target_path: str) -> None:
-        """Copy a file into the target directory."""
+        """Copy a file, with its modification time, into the target directory."""
         with refusals(target.full(target_path)), self.parent(path) as (parent, name):
             source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             try:
@@ -103,6 +103,8 @@ class Directory:
                 try:
                     while os.sendfile(copy, source, None, 1 << 30):
                         continue
+                    status = os.fstat(source)
+                    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
                 finally:
                     os.close(copy)
             finally:

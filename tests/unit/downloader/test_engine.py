@@ -1,5 +1,6 @@
 """The engine and the sink together, over a source in memory: what is on the disk afterwards, and what was asked for."""
 
+import errno
 import os
 import random
 import threading
@@ -110,6 +111,22 @@ def test_a_refresh_links_what_did_not_change(tmp_path: Path) -> None:
     old = tmp_path / f"team/.datafetch/model/revisions/{first.revision}"
     assert tree(old) == SMALL
     assert (old / "data/c.bin").stat().st_ino == (link / "data/c.bin").stat().st_ino
+
+
+def test_a_refresh_copies_where_the_file_system_refuses_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    bucket = MemoryBucket.of(SMALL)
+    Fetch(bucket, managed(str(tmp_path))).run()
+    bucket.objects["README.md"] = MemoryObject.of(b"changed")
+    before = len(bucket.requests)
+    Fetch(bucket, managed(str(tmp_path))).run()
+    assert len(bucket.requests) == before + 1
+    assert tree(tmp_path / "team/model") == {**SMALL, "README.md": b"changed"}
+    Fetch(bucket, managed(str(tmp_path))).run()
+    assert len(bucket.requests) == before + 1
 
 
 def test_nothing_changed_keeps_the_revision(tmp_path: Path) -> None:
