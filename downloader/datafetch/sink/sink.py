@@ -78,12 +78,16 @@ class FileWriter:
         """Verify the whole file and hand it to the sink. Raises IntegrityMismatchError, and the file is gone."""
         try:
             with refusals(self._sink.tree.full(self.file.path)):
-                status = os.fstat(self._descriptor)
-            self._verify(size, status.st_size)
+                found = os.fstat(self._descriptor).st_size
+            self._verify(size, found)
         except DataFetchError:
             self._sink.discard(self)
             raise
         self.close()
+        # Only now: a network file system decides on the modification time when a file is closed.
+        status = self._sink.tree.stat(self.file.path)
+        if status is None:
+            raise InternalError(f"{self.file.path!r} has gone from the staged tree; somebody else writes there")
         self._sink.add_whole(self.file, status)
 
     def close(self) -> None:
