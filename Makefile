@@ -45,7 +45,7 @@ format: .venv-downloader/.ready ## Format the code
 test: lint unit component crd e2e ## Everything below, in this order: what is fast and breaks first comes first
 
 .PHONY: lint
-lint: venvs ## ruff, mypy in both environments, import rules, generated files, repeated code
+lint: venvs ## ruff, mypy in both environments, import rules, generated files
 	$(DOWNLOADER)/ruff check .
 	$(DOWNLOADER)/ruff format --check .
 	$(DOWNLOADER)/mypy $(MYPY_DOWNLOADER)
