@@ -219,6 +219,10 @@ class TransferSettings(ConfigModel):
     """Most bytes per second."""
     stall_timeout: Annotated[int, Field(ge=1)] = 60
     """Seconds that a connection may stay silent."""
+    verify: Literal["Identity", "Full"] = "Identity"
+    """What is asked of data that is there already before it is used again. `Identity`: that size and modification time
+    are those of the file that was verified when it was fetched, and that the source still has that object. `Full`: that
+    its bytes, read again, have the checksum too."""
 
 
 class DownloadConfig(ConfigModel):

@@ -42,6 +42,7 @@ def transfer_settings(transfer: Transfer) -> TransferSettings:
         max_concurrency=transfer.max_concurrency,
         bandwidth_limit=max(1, parse_bytes(limit)) if limit else None,
         stall_timeout=max(1, parse_duration(transfer.stall_timeout)),
+        verify=transfer.verify,
     )
 
 

@@ -373,6 +373,9 @@ class Transfer(ApiModel):
     """Most bytes per second of the whole fetch, for example 200Mi. Default: no limit."""
     stall_timeout: Duration = "60s"
     """How long a connection may stay silent before the range is requested again."""
+    verify: Literal["Identity", "Full"] = "Identity"
+    """What is asked of data that is there already before it is used again. Identity: that it has not been touched since
+    it was verified, and is still what the source has. Full: that its bytes, read again, have the checksum too."""
 
 
 class EnvVar(ApiModel):

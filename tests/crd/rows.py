@@ -136,6 +136,8 @@ ROWS = [
     Row("no bandwidth", transfer(bandwidthLimit="0"), "must be more than 0"),
     Row("no concurrency", transfer(maxConcurrency=0), "should be greater than or equal to 1", only_the_server=True),
     Row("no time", transfer(stallTimeout="0s"), "must be longer than 0s"),
+    Row("everything read again", transfer(verify="Full")),
+    Row("a verification that is none", transfer(verify="Sometimes"), "Unsupported value", only_the_server=True),
     Row("a time without a unit", transfer(stallTimeout="60"), "should match", only_the_server=True),
     # job and the rest
     Row(

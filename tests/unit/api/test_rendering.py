@@ -124,3 +124,8 @@ def test_limits_become_plain_numbers() -> None:
         max_concurrency=8, bandwidth_limit=209_715_200, stall_timeout=90
     )
     assert transfer_settings(Transfer()) == TransferSettings()
+
+
+def test_what_is_there_already_is_read_again_only_where_that_is_asked_for() -> None:
+    assert transfer_settings(Transfer()).verify == "Identity"
+    assert transfer_settings(Transfer.model_validate({"verify": "Full"})).verify == "Full"
