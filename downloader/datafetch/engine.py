@@ -338,7 +338,7 @@ class _Fetch:
         source = self._sources[file.source_index]
         try:
             with source.open(file.entry, ByteRange(cursor.position, end)) as reader:
-                if not reader.checksum_holds:
+                if reader.checksum is None:
                     task.writer.checksum_holds = False
                 while end is None or cursor.position < end:
                     room = buffer if end is None else buffer[: end - cursor.position]

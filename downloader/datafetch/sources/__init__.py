@@ -5,13 +5,16 @@ are the SDK's; the bytes go over `datafetch.transport`, which every HTTP provide
 only in its own module, and only when a source of it is made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from datafetch_api.config import DownloadItem
+
+if TYPE_CHECKING:
+    from datafetch.transport import Pin, Request, Transport
 
 
 class ChecksumAlgorithm(StrEnum):
@@ -63,10 +66,11 @@ class RangeReader(Protocol):
     """The bytes of one range, as they arrive."""
 
     @property
-    def checksum_holds(self) -> bool:
-        """Whether the entry's checksum is one of the object's bytes, by what the answer says.
+    def checksum(self) -> Checksum | None:
+        """What the object promises of its bytes, all of them, as of this answer; mostly the entry's checksum.
 
-        An S3 object encrypted with a KMS key has an ETag that looks like an MD5 and is none.
+        None where the answer withdraws it: an S3 object encrypted with a KMS key has an ETag that looks like an MD5 and
+        is none. Another one than the entry's where the answer offers a better one.
         """
 
     def readinto(self, buffer: memoryview) -> int:
@@ -75,6 +79,28 @@ class RangeReader(Protocol):
         Raises SourceUnavailableError where the connection breaks before the end, StalledError where nothing arrives in
         time.
         """
+
+
+class HttpAccess(Protocol):
+    """How a source's bytes come by plain HTTP requests, for who sends them himself. Thread-safe.
+
+    A request that is refused is asked for again with `Source.open`: that one knows how to renew credentials and links.
+    """
+
+    @property
+    def transport(self) -> "Transport":
+        """The source's data plane: its connections, proxies, TLS, and its errors in our words."""
+
+    def prepare(self, entry: Entry, byte_range: ByteRange) -> "tuple[Request, Pin]":
+        """Return the GET of a range, signed with the credentials of this moment, and what holds it to the object.
+
+        The transport adds the Range header. Mostly no more than a few microseconds of work; it asks the network where
+        credentials have to be renewed, or where a bucket's address or a branch's commit is not known yet. Raises like
+        `Source.open`, without source and key.
+        """
+
+    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:
+        """Return what the object promises of all its bytes, by its entry and an answer's headers (lower-case names)."""
 
 
 class Source(Protocol):
@@ -91,6 +117,10 @@ class Source(Protocol):
     @property
     def verifies(self) -> str:
         """What is verified of each object beside its size, for people: `crc32c`, `size only`."""
+
+    @property
+    def http(self) -> HttpAccess | None:
+        """How the bytes come by plain HTTP requests; None where they come in another way, only from `open`."""
 
     def list(self) -> Iterator[Entry]:
         """Yield every object that the item selects, each once, in no particular order.
@@ -144,6 +174,7 @@ __all__ = [
     "Checksum",
     "ChecksumAlgorithm",
     "Entry",
+    "HttpAccess",
     "RangeReader",
     "Source",
     "open_source",

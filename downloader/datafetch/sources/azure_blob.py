@@ -33,7 +33,8 @@ from datafetch.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
 )
-from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
+from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal
 from datafetch.sources.selection import select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
@@ -105,6 +106,16 @@ class AzureBlobSource:
         """What is verified of each blob beside its size."""
         return "MD5 of blobs that have one, ETag of the others"
 
+    @property
+    def http(self) -> HttpAccess:
+        """The source itself: its bytes come by plain HTTP requests."""
+        return self
+
+    @property
+    def transport(self) -> Transport:
+        """The source's data plane."""
+        return self._transport
+
     def list(self) -> Iterator[Entry]:
         """Yield the blobs of every container that the selections take."""
         groups = ((group.container, group.items) for group in self._item.items)
@@ -115,23 +126,27 @@ class AzureBlobSource:
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the blob, once more with new credentials where the files were rotated meanwhile."""
-        ask = partial(self._open, entry, byte_range)
+        ask = partial(open_range, self, entry, byte_range)
         return with_renewal(ask, self._reload, source=self.name, key=entry.key)
 
-    def close(self) -> None:
-        """Release connections."""
-        self._transport.close()
-        self._access.client.close()
-
-    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+    def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
+        """Return the GET of a range of the blob."""
         container, _, blob = entry.key.partition("/")
         etag = entry.identity.removeprefix("etag:")
         token = self._token(container)
         base = str(self._access.client.url).partition("?")[0].rstrip("/")
         url = f"{base}/{quote(container)}/{quote(blob, safe='/~')}{f'?{token}' if token else ''}"
         headers = {"x-ms-version": _API_VERSION, **({"If-Match": etag} if etag else {})}
-        pin = Pin(entry.size, {"etag": etag} if etag else {})
-        return self._transport.open_range(Request(url, headers), byte_range, pin)
+        return Request(url, headers), Pin(entry.size, {"etag": etag} if etag else {})
+
+    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
+        """Return the checksum that the listing named."""
+        return entry.checksum
+
+    def close(self) -> None:
+        """Release connections."""
+        self._transport.close()
+        self._access.client.close()
 
     def _token(self, container: str) -> str | None:
         """Return the SAS token for requests to a container; None for anonymous access."""

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +33,8 @@ from datafetch.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
 )
-from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
+from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal
 from datafetch.sources.selection import select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
@@ -88,6 +89,16 @@ class GCSSource:
         """What is verified of each object beside its size."""
         return "CRC32C"
 
+    @property
+    def http(self) -> HttpAccess:
+        """The source itself: its bytes come by plain HTTP requests."""
+        return self
+
+    @property
+    def transport(self) -> Transport:
+        """The source's data plane."""
+        return self._transport
+
     def list(self) -> Iterator[Entry]:
         """Yield the objects of every bucket that the selections take."""
         groups = ((group.bucket, group.items) for group in self._item.items)
@@ -98,18 +109,14 @@ class GCSSource:
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the object's generation, once more with new credentials where the file was rotated."""
-        ask = partial(self._open, entry, byte_range)
+        ask = partial(open_range, self, entry, byte_range)
         try:
             return with_renewal(ask, self._reload, source=self.name, key=entry.key)
         except SourceNotFoundError as error:
             raise self._explain_missing(entry, error).at(self.name, entry.key) from None
 
-    def close(self) -> None:
-        """Release connections."""
-        self._transport.close()
-        self._client.close()
-
-    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+    def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
+        """Return the GET of a range of the object's generation."""
         bucket, _, key = entry.key.partition("/")
         generation = entry.identity.removeprefix("generation:")
         url = (
@@ -119,8 +126,16 @@ class GCSSource:
         # Without gzip among the accepted encodings, GCS decompresses objects stored with Content-Encoding: gzip
         # (https://cloud.google.com/storage/docs/transcoding): other bytes than the listing's size and checksum are of.
         request = Request(url, {"Accept-Encoding": "gzip"}, self._authorization(bucket))
-        pin = Pin(entry.size, {"x-goog-generation": generation})
-        return self._transport.open_range(request, byte_range, pin)
+        return request, Pin(entry.size, {"x-goog-generation": generation})
+
+    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
+        """Return the checksum that the listing named."""
+        return entry.checksum
+
+    def close(self) -> None:
+        """Release connections."""
+        self._transport.close()
+        self._client.close()
 
     @property
     def _api(self) -> str:

@@ -6,13 +6,14 @@ in one piece: its entries have no size.
 
 import base64
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import DataFetchError, InvalidConfigError
-from datafetch.sources import ByteRange, Entry
+from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
+from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.transport import Answer, Pin, RangeBody, Request, Transport
 from datafetch_api.config import HttpFile, HttpItem
@@ -56,6 +57,16 @@ class HttpSource:
         """What is verified of each file beside its size."""
         return "size only"
 
+    @property
+    def http(self) -> HttpAccess:
+        """The source itself: its bytes come by plain HTTP requests."""
+        return self
+
+    @property
+    def transport(self) -> Transport:
+        """The source's data plane."""
+        return self._transport
+
     def list(self) -> Iterator[Entry]:
         """Yield the file of each URL."""
         for key, file in self._listed.items():
@@ -66,17 +77,21 @@ class HttpSource:
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the file, once more with new credentials where the files were rotated meanwhile."""
-        ask = partial(self._open, entry, byte_range)
+        ask = partial(open_range, self, entry, byte_range)
         return with_renewal(ask, self._refresh, source=self.name, key=entry.key)
+
+    def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
+        """Return the GET of a range of the file."""
+        condition, pin = _conditions(entry)
+        return Request(self._urls[entry.key], condition, self._credentials), pin
+
+    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
+        """Return None: a HEAD names no checksum."""
+        return entry.checksum
 
     def close(self) -> None:
         """Release connections."""
         self._transport.close()
-
-    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
-        condition, pin = _conditions(entry)
-        request = Request(self._urls[entry.key], condition, self._credentials)
-        return self._transport.open_range(request, byte_range, pin)
 
     def _look_up(self, key: str, path: str) -> Entry:
         url = self._urls[key]

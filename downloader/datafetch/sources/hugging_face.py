@@ -7,7 +7,7 @@ business.
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import TypeVar
@@ -34,7 +34,8 @@ from datafetch.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
 )
-from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
+from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.sources.selection import literal_names, select
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
@@ -80,6 +81,16 @@ class HuggingFaceSource:
         """What is verified of each file beside its size."""
         return "SHA-256 of large files, git's SHA-1 of the others"
 
+    @property
+    def http(self) -> HttpAccess:
+        """The source itself: its bytes come by plain HTTP requests."""
+        return self
+
+    @property
+    def transport(self) -> Transport:
+        """The source's data plane."""
+        return self._transport
+
     def list(self) -> Iterator[Entry]:
         """Yield the files of the commit that the item selects."""
         item = self._item
@@ -103,24 +114,35 @@ class HuggingFaceSource:
         ask = partial(self._open, entry, byte_range)
         return with_renewal(ask, self._reload, source=self.name, key=entry.key)
 
+    def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
+        """Return the GET of a range of the file: at the CDN where its link is known, else at the Hub."""
+        link = self._links.get(entry.key)
+        if link is not None:
+            return Request(link), Pin(entry.size)
+        url = f"{self._page}/resolve/{self._commit or self._resolve()}/{quote(entry.key)}"
+        credentials = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        return Request(url, {}, credentials), Pin(entry.size)
+
+    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
+        """Return the checksum that the listing named."""
+        return entry.checksum
+
     def close(self) -> None:
         """Release connections. The SDK's own are shared by the process and stay."""
         self._transport.close()
 
     def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
-        pin = Pin(entry.size)
         link = self._links.get(entry.key)
-        if link is not None:
-            try:
-                return self._transport.open_range(Request(link), byte_range, pin)
-            except (CredentialsRejectedError, SourceNotFoundError):
-                # The link has expired: the Hub gives another one.
-                self._links.forget(entry.key, link)
-        url = f"{self._page}/resolve/{self._commit or self._resolve()}/{quote(entry.key)}"
-        credentials = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        body = self._transport.open_range(Request(url, {}, credentials), byte_range, pin)
+        try:
+            body = open_range(self, entry, byte_range)
+        except (CredentialsRejectedError, SourceNotFoundError):
+            if link is None:
+                raise
+            # The link has expired: the Hub gives another one.
+            self._links.forget(entry.key, link)
+            body = open_range(self, entry, byte_range)
         is_part = byte_range.end is not None and byte_range.end - byte_range.start != entry.size
-        if is_part and urlsplit(body.url).netloc != urlsplit(url).netloc:
+        if is_part and body.url != link and urlsplit(body.url).netloc != urlsplit(self._page).netloc:
             self._links.keep(entry.key, body.url)
         return body
 

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,7 +41,8 @@ from datafetch.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
 )
-from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
+from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal
 from datafetch.sources.selection import select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
@@ -136,6 +137,16 @@ class S3Source:
         """What is verified of each object beside its size."""
         return "MD5 of objects uploaded in one part, ETag of the others"
 
+    @property
+    def http(self) -> HttpAccess:
+        """The source itself: its bytes come by plain HTTP requests."""
+        return self
+
+    @property
+    def transport(self) -> Transport:
+        """The source's data plane."""
+        return self._transport
+
     def list(self) -> Iterator[Entry]:
         """Yield the objects of every bucket that the selections take."""
         groups = ((group.bucket, group.items) for group in self._item.items)
@@ -148,27 +159,30 @@ class S3Source:
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the object, once more with new keys where the files were rotated meanwhile."""
-        ask = partial(self._open, entry, byte_range)
+        ask = partial(open_range, self, entry, byte_range)
         return with_renewal(ask, self._renew, source=self.name, key=entry.key)
 
-    def close(self) -> None:
-        """Release connections."""
-        self._transport.close()
-        self._client.close()
-
-    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+    def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
+        """Return the signed GET of a range of the object."""
         bucket, key = self._split_key(entry.key)
         place = self._places.get(bucket) or self._resolve(bucket)
         url = f"{place.url}/{quote(key, safe=_UNRESERVED)}"
         etag = entry.identity.removeprefix("etag:")
         request = Request(url, {"If-Match": etag} if etag else {}, self._sign(url, place))
-        body = self._transport.open_range(request, byte_range, Pin(entry.size, {"etag": etag} if etag else {}))
+        return request, Pin(entry.size, {"etag": etag} if etag else {})
+
+    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:
+        """Return the checksum that the listing named, unless the answer says that it is none."""
         # The ETag of an object that S3 encrypts with a key of KMS or the caller's is no MD5 of its content
         # (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html), and only the answer tells which one it is.
-        encryption = body.headers.get("x-amz-server-side-encryption")
-        customer_key = "x-amz-server-side-encryption-customer-algorithm" in body.headers
-        body.checksum_holds = encryption not in _ENCRYPTED_ETAGS and not customer_key
-        return body
+        if headers.get("x-amz-server-side-encryption") in _ENCRYPTED_ETAGS:
+            return None
+        return None if "x-amz-server-side-encryption-customer-algorithm" in headers else entry.checksum
+
+    def close(self) -> None:
+        """Release connections."""
+        self._transport.close()
+        self._client.close()
 
     def _renew(self) -> bool:
         return self._file_credentials is not None and self._file_credentials.refresh()

@@ -21,7 +21,7 @@ from datafetch.errors import (
     SourceUnavailableError,
     StalledError,
 )
-from datafetch.sources import ByteRange
+from datafetch.sources import ByteRange, Checksum
 from datafetch.transport.connection import Body, Connection, Head, ProtocolError, render_head
 from datafetch.transport.pool import Destination, Pool, ProxyRefusedError
 from datafetch.transport.refusals import Classify, Refusal, classify, code_and_message
@@ -260,8 +260,8 @@ class RangeBody:
         self._body = exchange.body
         self._skip = skip
         self._remaining = remaining
-        self.checksum_holds = True
-        """False where the answer says that the entry's checksum is not one of the object's bytes."""
+        self.checksum: Checksum | None = None
+        """What the object promises of all its bytes; the source that asked fills it in."""
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -52,7 +52,8 @@ class MemoryBucket:
 class MemoryReader:
     def __init__(self, bucket: MemoryBucket, key: str, start: int, end: int) -> None:
         self._bucket, self._key, self._position, self._end = bucket, key, start, end
-        self.checksum_holds = bucket.checksums_hold
+        promised = Checksum(ChecksumAlgorithm.CRC32, bucket.objects[key].promised)
+        self.checksum = promised if bucket.checksums_hold else None
 
     def readinto(self, buffer: memoryview) -> int:
         self._bucket.before_read(self._key, self._position)
@@ -68,6 +69,7 @@ class MemoryReader:
 class MemorySource:
     resolved_revision = None
     verifies = "crc32"
+    http = None
 
     def __init__(self, name: str, bucket: MemoryBucket) -> None:
         self.name = name
