@@ -1,59 +1,44 @@
-"""Credentials from files, and the register of secrets that keeps them out of every message.
+"""Credentials from files, and the secrets of one source, which stay out of every message.
 
 Reads the files that a config names (`*_file`) and the entries of a mounted Secret (`credentials_dir`), again when they
-change: rotation reaches a running download. What a value means is the source's business.
+change: rotation reaches a running download. What a value means is the source's business; how it is hidden is
+`redaction`'s.
 """
 
 import os
-import re
 import threading
-from urllib.parse import quote
 
 from datafetch.errors import InvalidConfigError
-from datafetch_api.uris import redact_uri
+from datafetch.redaction import hide, redacted, remember, single_line
 
-HIDDEN = "***"
 _SHORTEST_SECRET = 4
 """Shorter values would blot out ordinary words."""
-_URL = re.compile(r"https?://[^\s\"'<>]+")
-_PARAMETER = re.compile(
-    r"(?i)\b(x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|"
-    r"awsaccesskeyid|googleaccessid|accountkey|sharedaccesssignature|access_token|token|password)=[^&\s;\"'<>]+"
-)
-_AUTHORIZATION = re.compile(r"(?i)\b(authorization\s*[:=]\s*|bearer\s+|basic\s+|sharedkey\s+)(?!\w+ )[^\s,;\"'<>]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LARGEST_FILE = 1 << 20
+"""Bytes. A credentials file of Google has three thousand."""
 
 
 class Secrets:
     """The secret values of one source. Thread-safe."""
 
     def __init__(self) -> None:
-        self._values: tuple[str, ...] = ()
+        self._values: frozenset[str] = frozenset()
+        self._forms: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     def add(self, value: str) -> str:
-        """Remember a secret, as it is and as it stands in a URL; return it."""
+        """Remember a secret in all its forms, here and for everything that this process says; return it."""
         if len(value) < _SHORTEST_SECRET or value in self._values:
             return value
+        found = remember(value)
         with self._lock:
+            self._values |= {value}
             # Longest first: a secret that holds another one is hidden whole.
-            forms = {*self._values, value, quote(value, safe="")}
-            self._values = tuple(sorted(forms, key=len, reverse=True))
+            self._forms = tuple(sorted({*self._forms, *found}, key=len, reverse=True))
         return value
 
     def redact(self, text: str) -> str:
         """Return text from outside as it may stand in a message: secrets hidden, control characters escaped."""
-        for value in self._values:
-            text = text.replace(value, HIDDEN)
-        text = _URL.sub(lambda url: redact_uri(url[0]), text)
-        text = _PARAMETER.sub(rf"\1={HIDDEN}", text)
-        text = _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
-        return escape_control_characters(text)
-
-
-def escape_control_characters(text: str) -> str:
-    """Return the text with control characters and line separators as escapes: one line, whatever a server sent."""
-    return _CONTROL.sub(lambda character: ascii(character[0])[1:-1], text)
+        return single_line(redacted(hide(text, self._forms)))
 
 
 class CredentialFiles:
@@ -105,12 +90,15 @@ class CredentialFiles:
         self._seen[path] = _version(path)
         try:
             with open(path, encoding="utf-8") as file:
-                value = file.read().strip("\r\n \t\ufeff")
+                content = file.read(_LARGEST_FILE + 1)
         except FileNotFoundError:
             raise InvalidConfigError(f"{field}: no such file {path!r}", source=self._source) from None
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise InvalidConfigError(f"{field}: cannot read {path!r}: {reason}", source=self._source) from None
+        if len(content) > _LARGEST_FILE:
+            raise InvalidConfigError(f"{field}: {path!r} has more than 1 MiB; name the right file", source=self._source)
+        value = content.strip("\r\n \t\ufeff")
         if not value:
             raise InvalidConfigError(f"{field}: {path!r} is empty; put the value into it", source=self._source)
         return self._secrets.add(value) if secret else value

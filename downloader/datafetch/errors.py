@@ -15,13 +15,19 @@
     +-- InternalError                  70
     +-- InterruptedByRequestError     143
 
-`retryable` says whether the same range may be asked for again, in this run and by the next attempt.
+`retryable` says whether the same range may be asked for again, in this run and by the next attempt. Keys and texts of
+servers end up in messages: they are bounded here, and what is secret in them is hidden, whoever shows the error.
 """
 
 from typing import ClassVar
 
+from datafetch.redaction import redacted, shortened, single_line
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.report import Failure
+
+_MESSAGE_CHARACTERS = 4000
+"""A sentence with two keys of S3 in it, each of 1,024 bytes, fits."""
+_KEY_CHARACTERS = 1100
 
 
 class DataFetchError(Exception):
@@ -30,6 +36,7 @@ class DataFetchError(Exception):
     code: ClassVar[ExitCode] = ExitCode.INTERNAL_ERROR
 
     def __init__(self, message: str, *, source: str | None = None, key: str | None = None) -> None:
+        message = shortened(redacted(message), _MESSAGE_CHARACTERS)
         super().__init__(message)
         self.message = message
         self.source = source
@@ -49,8 +56,9 @@ class DataFetchError(Exception):
     def __str__(self) -> str:
         """Name the place before the message, unless the message does."""
         place = f"source {self.source!r}" if self.source else ""
-        if self.key and self.key not in self.message:
-            place += f", {self.key!r}" if place else repr(self.key)
+        key = _shown(self.key or "")
+        if key and key not in self.message and repr(key)[1:-1] not in self.message:
+            place += f", {key!r}" if place else repr(key)
         return f"{place}: {self.message}" if place else self.message
 
     def to_failure(self) -> Failure:
@@ -60,8 +68,13 @@ class DataFetchError(Exception):
             message=str(self),
             retryable=self.retryable,
             source=self.source,
-            key=self.key,
+            key=None if self.key is None else single_line(_shown(self.key)),
         )
+
+
+def _shown(key: str) -> str:
+    """Return a key as messages show it."""
+    return shortened(redacted(key), _KEY_CHARACTERS)
 
 
 class InvalidConfigError(DataFetchError):

@@ -1,43 +1,29 @@
 """Log lines for people, on stderr: one line a message, and nothing in it that could be taken for anything else.
 
 Standard output belongs to progress lines and the result (`progress`, `report`). What servers answer ends up in
-messages, so control characters are escaped and the parts of URLs that may hold tokens are cut here, whatever a caller
-forgot.
+messages, so every line passes through `redaction`, whatever a caller forgot; so does what ends a thread without being
+caught, which Python would print as it is.
 """
 
 import logging
-import re
 import sys
+import threading
 import time
+from types import TracebackType
+
+from datafetch.redaction import redacted, shortened, single_line
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _LOGGER = "datafetch"
-
-
-def single_line(text: str) -> str:
-    r"""Return the text with control characters, line breaks and direction marks escaped: `\n`, `\x1b`."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-def redacted(text: str) -> str:
-    """Return the text with user-info, query and fragment of every URL in it cut out: those may hold tokens."""
-    return _URL.sub(lambda match: _redact_url(match[0]), text)
-
-
-def _redact_url(url: str) -> str:
-    url = _USER_INFO.sub("", url) if not url.startswith("hf://") else url
-    head = re.split(r"[?#]", url, maxsplit=1)[0]
-    return head if head == url else f"{head}?..."
+_LINE_CHARACTERS = 16_000
+"""A traceback fits; a key of ten megabytes does not."""
 
 
 class _PlainFormatter(logging.Formatter):
     """`message`, or `WARNING: message`: whoever sits at a terminal knows the time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = single_line(redacted(super().format(record)))
+        text = _printable(super().format(record))
         return text if record.levelno == logging.INFO else f"{record.levelname}: {text}"
 
 
@@ -51,7 +37,11 @@ class _LineFormatter(logging.Formatter):
         return time.strftime(datefmt or self.default_time_format, time.gmtime(record.created))
 
     def format(self, record: logging.LogRecord) -> str:
-        return single_line(redacted(super().format(record)))
+        return _printable(super().format(record))
+
+
+def _printable(text: str) -> str:
+    return single_line(shortened(redacted(text), _LINE_CHARACTERS))
 
 
 class _StandardErrorHandler(logging.Handler):
@@ -82,9 +72,40 @@ def configure(level: str = "INFO") -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger(_LOGGER).setLevel(level)
     logging.captureWarnings(True)
+    _catch_the_uncaught()
 
 
 def ensure_configured() -> None:
     """Send our log to stderr, unless somebody has said already where it goes."""
     if not logging.getLogger().handlers:
         configure()
+
+
+def _catch_the_uncaught() -> None:
+    """Make log lines of the tracebacks that Python would print itself, unless somebody else takes them already."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _log_uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_uncaught_in_thread
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _log_unraisable
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    logging.getLogger(_LOGGER).error("uncaught: %s", kind.__name__, exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(uncaught: threading.ExceptHookArgs) -> None:
+    if uncaught.exc_value is not None and not issubclass(uncaught.exc_type, SystemExit):
+        name = uncaught.thread.name if uncaught.thread else "unknown"
+        what = (uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
+        logging.getLogger(_LOGGER).error("uncaught in thread %s", name, exc_info=what)
+
+
+def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    if unraisable.exc_value is not None:
+        what = (unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
+        logging.getLogger(_LOGGER).error("uncaught: %s", unraisable.err_msg or "in clean-up", exc_info=what)
+
+
+__all__ = ["LEVELS", "configure", "ensure_configured", "redacted", "single_line"]

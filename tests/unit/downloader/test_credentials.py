@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datafetch.credentials import CredentialFiles, Secrets, escape_control_characters
+from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import InvalidConfigError
 
 
@@ -72,7 +72,7 @@ def test_a_key_that_comes_later_is_a_change(tmp_path: Path, secrets: Secrets) ->
     [
         ("key s3cr3t/+= here", "key *** here"),
         ("key s3cr3t%2F%2B%3D here", "key *** here"),
-        ("at https://user:pass@host/a?X-Amz-Signature=1#f ok", "at https://host/a ok"),
+        ("at https://user:pass@host/a?X-Amz-Signature=1#f ok", "at https://host/a?... ok"),
         ("sig=abc%3D&se=1", "sig=***&se=1"),
         ("AccountKey=abc==;Blob", "AccountKey=***;Blob"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
@@ -97,7 +97,3 @@ def test_a_secret_within_a_longer_one_is_hidden_whole(secrets: Secrets) -> None:
 def test_short_values_are_no_secrets(secrets: Secrets) -> None:
     secrets.add("a")
     assert secrets.redact("a banana") == "a banana"
-
-
-def test_letters_are_left_as_they_are() -> None:
-    assert escape_control_characters("ünï côdé") == "ünï côdé"
