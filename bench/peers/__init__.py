@@ -1,0 +1,1 @@
+"""Downloaders side by side: the same bytes from the same server, in one run. `python bench/peers --help`."""
