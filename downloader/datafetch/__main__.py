@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from datafetch import __version__
 
 if TYPE_CHECKING:
-    from datafetch.cli import Finish
+    from datafetch.commands.session import Answer, Finish
     from datafetch.errors import DataFetchError
     from datafetch.progress import ProgressTracker
     from datafetch_api.report import Result
@@ -70,6 +70,7 @@ class _Process:
         """Say in one sentence why the run failed, and return its exit code."""
         from datafetch import logs, report
         from datafetch.progress import ProgressTracker
+        from datafetch_api.report import to_line
 
         if not self._said.acquire(blocking=False):
             return error.code
@@ -77,22 +78,37 @@ class _Process:
         logger.error("%s: %s", error.code.reason, error)
         for problem in getattr(error, "others", ()):
             logger.error("also: %s", problem)
-        return self._conclude(report.failure(error, self._tracker or ProgressTracker(), self._spec_hash))
-
-    def succeed(self, result: "Result") -> int:
-        """Hand on the result of a run that reached its end, and return its exit code."""
-        return self._conclude(result) if self._said.acquire(blocking=False) else _INTERRUPTED
-
-    def _conclude(self, result: "Result") -> int:
-        from datafetch import report
-        from datafetch.cli import Finish
-        from datafetch_api.report import to_line
-
-        finish = self._finish or Finish(json="--json" in sys.argv)
-        report.write_termination_message(result, finish.termination_log)
-        if finish.json:
-            _print(to_line(result))
+        result = report.failure(error, self._tracker or ProgressTracker(), self._spec_hash)
+        if self._leave(result).json:
+            _write(to_line(result) + "\n")
         return result.exit_code
+
+    def succeed(self, answer: "Answer") -> int:
+        """Hand on what a command has done or found, and return its exit code."""
+        from datafetch import logs
+
+        if not self._said.acquire(blocking=False):
+            return _INTERRUPTED
+        result = answer.result
+        finish = self._leave(result)
+        for piece in answer.pieces() if finish.json else (f"{line}\n" for line in answer.lines()):
+            _write(piece)
+        if finish.json:
+            _write("\n")
+        if result.failure is not None:
+            logs.ensure_configured()
+            logger.error("%s: %s", result.failure.reason, result.failure.message)
+        return result.exit_code
+
+    def _leave(self, result: "Result") -> "Finish":
+        """Leave the termination message; return how the run ends for those who read its result."""
+        from datafetch import report
+        from datafetch.commands.options import termination_allowance
+        from datafetch.commands.session import Finish
+
+        finish = self._finish or Finish("--json" in sys.argv, None, termination_allowance(os.environ))
+        report.write_termination_message(result, finish.termination_log, finish.termination_limit)
+        return finish
 
 
 def _exit_at_once() -> NoReturn:
@@ -106,7 +122,7 @@ def _exit_at_once() -> NoReturn:
 def main() -> NoReturn:
     """Run the command line and exit."""
     if sys.argv[1:2] == ["--version"]:
-        _print(f"datafetch {__version__}")
+        _write(f"datafetch {__version__}\n")
         code = 0
     else:
         # Until the first source is open nearly everything that is made stays: a tenth of the start-up.
@@ -159,10 +175,10 @@ def _interrupted() -> "DataFetchError":
     return InterruptedByRequestError("stopped by a signal; what was fetched is kept, run it again to go on")
 
 
-def _print(line: str) -> None:
+def _write(text: str) -> None:
     """Write to standard output, which may be closed already: `datafetch run ... | head -1`."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
 
 

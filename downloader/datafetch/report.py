@@ -5,14 +5,18 @@ Builds the result from an outcome or an error; never fails because of a place th
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
 from datafetch.errors import DataFetchError
 from datafetch.logs import redacted, single_line
 from datafetch.progress import ProgressTracker
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.quantities import format_bytes
-from datafetch_api.report import TERMINATION_MESSAGE_BYTES, Failure, Result, to_termination_message
+from datafetch_api.report import MARK, TERMINATION_MESSAGE_BYTES, Failure, Result, to_termination_message
 
 if TYPE_CHECKING:
     from datafetch.engine import FetchOutcome
@@ -20,6 +24,25 @@ if TYPE_CHECKING:
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 """Where kubelet reads a container's termination message, unless the pod says otherwise."""
 logger = logging.getLogger(__name__)
+
+
+class CommandReport(BaseModel):
+    """What a command that fetches nothing has to say; each adds its own fields."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    datafetch: Literal["v1"] = MARK
+    exit_code: int = 0
+    failure: Failure | None = None
+
+    @property
+    def result(self) -> Result:
+        """The same as a termination message says it."""
+        return Result(exit_code=self.exit_code, failure=self.failure)
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the text of one JSON object, unset fields left out."""
+        yield self.model_dump_json(by_alias=True, exclude_none=True)
 
 
 def success(outcome: "FetchOutcome", tracker: ProgressTracker, spec_hash: str | None) -> Result:
@@ -45,7 +68,7 @@ def failure(error: DataFetchError, tracker: ProgressTracker, spec_hash: str | No
     progress = tracker.snapshot()
     return Result(
         exit_code=error.code,
-        failure=_printable(error.to_failure()),
+        failure=printable(error.to_failure()),
         total_files=progress.total_files,
         completed_files=progress.completed_files,
         total_bytes=progress.total_bytes,
@@ -57,7 +80,7 @@ def failure(error: DataFetchError, tracker: ProgressTracker, spec_hash: str | No
     )
 
 
-def _printable(failure: Failure) -> Failure:
+def printable(failure: Failure) -> Failure:
     """Return the failure without control characters and without what may be secret in URLs."""
     return failure.model_copy(
         update={
@@ -71,7 +94,7 @@ def _printable(failure: Failure) -> Failure:
 def summary(outcome: "FetchOutcome", seconds: float, directory: str) -> str:
     """Return one sentence for people about what was fetched."""
     fetched = outcome.bytes - outcome.reused_bytes
-    files = "1 file" if outcome.files == 1 else f"{outcome.files:,} files"
+    files = count_files(outcome.files)
     if outcome.files and not fetched and outcome.bytes:
         return f"{files}, {format_bytes(outcome.bytes)}, were all there already in {directory}"
     speed = f" ({format_bytes(int(fetched / seconds))}/s)" if seconds >= 1 else ""
@@ -79,8 +102,13 @@ def summary(outcome: "FetchOutcome", seconds: float, directory: str) -> str:
     return f"{files}, {format_bytes(outcome.bytes)}, in {directory} after {seconds:.1f} s{speed}{reused}"
 
 
-def write_termination_message(result: Result, path: str | None, limit: int = TERMINATION_MESSAGE_BYTES) -> None:
-    """Write the result where kubelet reads it: to `path`, or to the default place where there is one.
+def count_files(count: int) -> str:
+    """Return the number of files as people read it."""
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+def write_termination_message(result: Result, path: str | None, limit: int | None = None) -> None:
+    """Write the result, in at most `limit` bytes, where kubelet reads it: to `path`, or to the default place if any.
 
     A place that cannot be written is a warning, never a failure: the exit code says the most important thing.
     """
@@ -88,6 +116,6 @@ def write_termination_message(result: Result, path: str | None, limit: int = TER
         return
     try:
         with open(path or DEFAULT_TERMINATION_LOG, "w", encoding="utf-8") as file:
-            file.write(to_termination_message(result, limit))
+            file.write(to_termination_message(result, limit or TERMINATION_MESSAGE_BYTES))
     except OSError as error:
         logger.warning("cannot write the termination message to %s: %s", path, error.strerror)

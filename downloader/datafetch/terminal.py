@@ -22,9 +22,13 @@ _LABELS = {
 
 
 class ProgressBars:
-    """One bar over all bytes with files, speed and time left, drawn from the tracker's state until closed."""
+    """One bar over all bytes with files, speed and time left, drawn from the tracker's state until closed.
 
-    def __init__(self, tracker: ProgressTracker, console: "Console | None" = None) -> None:
+    `label` stands before it in place of the tracker's stage, once that is more than listing.
+    """
+
+    def __init__(self, tracker: ProgressTracker, console: "Console | None" = None, label: str | None = None) -> None:
+        self._labels = _LABELS | ({Stage.FETCHING: label} if label else {})
         self._tracker = tracker
         self._closing = threading.Event()
         self._bars = _make_bars(console)
@@ -48,7 +52,7 @@ class ProgressBars:
             self._draw(self._tracker.snapshot())
 
     def _draw(self, progress: Progress) -> None:
-        label = _LABELS[progress.stage]
+        label = self._labels[progress.stage]
         self._bars.update(
             self._task,
             description=f"{label}: {progress.message}" if progress.message else label,

@@ -12,6 +12,7 @@ import datafetch
 from datafetch import cli
 from datafetch.api import config_for
 from datafetch.cli import CommandLineError, parse
+from datafetch.commands.fetch import display_for
 from datafetch.errors import InvalidConfigError
 from datafetch_api.config import AzureBlobItem, GCSItem, HttpItem, HuggingFaceItem, S3Item
 from datafetch_api.exit_codes import ExitCode
@@ -238,4 +239,4 @@ def test_the_progress_is_lines_where_standard_output_is_no_terminal(monkeypatch:
     from datafetch.progress import LineEmitter, ProgressTracker
 
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert isinstance(cli._display("auto", ProgressTracker()), LineEmitter)
+    assert isinstance(display_for("auto", ProgressTracker()), LineEmitter)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from datafetch.cli import _parser
+from datafetch.cli import make_parser
 from datafetch.config import ConfigText, load
 from datafetch_api import config as models
 
@@ -19,7 +19,7 @@ EXAMPLES = sorted(path for path in (ROOT / "examples").glob("config*.yaml"))
 
 def options() -> set[str]:
     found: set[str] = set()
-    waiting: list[argparse.ArgumentParser] = [_parser()]
+    waiting: list[argparse.ArgumentParser] = [make_parser()]
     while waiting:
         for action in waiting.pop()._actions:
             if isinstance(action, argparse._SubParsersAction):
