@@ -5,8 +5,8 @@ a text enters (`credentials`); this module is what every error, log line and res
 caller forgot.
 
 Hidden are, of every secret: the value as it is, percent-encoded, as JSON and HTML escape it, in base64 (also where it
-stands inside something longer that was encoded, as in `Authorization: Basic`), and every beginning of one of these of
-eight characters or more: servers and we ourselves cut texts short.
+stands inside something longer that was encoded, as in `Authorization: Basic`), and where a text was cut short, every
+beginning of one of these of eight characters or more.
 """
 
 import base64
@@ -14,6 +14,7 @@ import html
 import json
 import os
 import re
+import string
 import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -53,6 +54,7 @@ _AUTHORIZATION = re.compile(
     r"(?i)\b(authorization\s*[:=]\s*|bearer\s+|basic\s+|sharedkey\s+)(?!\w+ |tokens?\b|auth|\*\*\*)[^\s,;\"'<>]+"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _lock = threading.Lock()
@@ -89,7 +91,7 @@ def hide(text: str, secret_forms: Iterable[str]) -> str:
     """Return the text with the forms of a secret, and their beginnings of eight characters and more, hidden."""
     by_head: dict[str, list[str]] = {}
     for form in secret_forms:
-        by_head.setdefault(form[:_PREFIX], []).append(form)
+        by_head.setdefault(form[:_PREFIX].translate(_LOWER), []).append(form)
     for head, alike in by_head.items():
         text = _hide(text, head, alike)
     return text
@@ -137,17 +139,35 @@ def _redact_url(url: str) -> str:
 
 
 def _hide(text: str, head: str, alike: list[str]) -> str:
-    """Return the text without what begins with `head` and goes on as one of the forms does, as far as it does."""
-    start = text.find(head)
+    """Return the text without what begins with `head` and goes on as one of the forms does, as far as it does.
+
+    Letter case does not count: that of percent-encoding is free.
+    """
+    start = text.translate(_LOWER).find(head)
     while start >= 0:
-        length = max(_length_in_common(form, text[start : start + len(form)]) for form in alike)
-        text = text[:start] + HIDDEN + text[start + length :]
-        start = text.find(head, start + len(HIDDEN))
+        end, form = max((start + _length_in_common(form, text[start : start + len(form)]), form) for form in alike)
+        if _gives_away(form, text[start:end], text[end : end + 1]):
+            text = text[:start] + HIDDEN + text[end:]
+            end = start + len(HIDDEN)
+        start = text.translate(_LOWER).find(head, end)
     return text
 
 
+def _gives_away(form: str, found: str, following: str) -> bool:
+    """Return whether what was found is the secret, or its beginning in a text that was cut short.
+
+    It is neither where the text goes on in another way, nor where it is the first word of a secret of several: the
+    password `datafetch-development` must not hide the name of this program.
+    """
+    if len(found) == len(form):
+        return True
+    is_first_word = found.isalpha() and not form[len(found)].isalnum()
+    return not following.isalnum() and not is_first_word
+
+
 def _length_in_common(form: str, text: str) -> int:
-    return next((length for length, pair in enumerate(zip(form, text, strict=False)) if pair[0] != pair[1]), len(text))
+    pairs = enumerate(zip(form.translate(_LOWER), text.translate(_LOWER), strict=False))
+    return next((length for length, pair in pairs if pair[0] != pair[1]), len(text))
 
 
 def _parts(value: str) -> Iterator[str]:
@@ -179,9 +199,8 @@ def _json_parts(value: str) -> Iterator[str]:
 
 def _spellings(secret: str) -> Iterator[str]:
     plain = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), quote(quote(secret, safe=""), safe="")}
-    plain |= {html.escape(secret), html.escape(secret, quote=False), json.dumps(secret)[1:-1]}
+    plain |= {html.escape(secret), html.escape(secret, quote=False), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
     yield from plain
-    yield from (re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), form) for form in plain if "%" in form)
     data = secret.encode(errors="surrogateescape")
     for shift in range(3):
         # What stands before the secret shifts it against the groups of three bytes that base64 encodes.

@@ -124,6 +124,14 @@ def test_ordinary_sentences_stay_as_they_are() -> None:
         assert redacted(text) == text
 
 
+def test_a_secret_that_begins_with_a_word_does_not_hide_that_word() -> None:
+    remember("datafetch-development")
+    for text in ("run datafetch lock again", "datafetch-operator", "datafetch.yaml:1:1: no", "datafetch"):
+        assert redacted(text) == text
+    assert redacted("key datafetch-dev...") == "key ***..."
+    assert redacted("key datafetch-development!") == "key ***!"
+
+
 def test_one_line_can_always_be_encoded() -> None:
     assert single_line("a\ud800b\udcffc\n\u202e").encode() == rb"a\ud800b\udcffc\n\u202e"
     assert single_line("ünï côdé 🎉") == "ünï côdé 🎉"
