@@ -2,7 +2,7 @@
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 Seen = dict[str, tuple[int, int, int, str | bytes]]
@@ -34,6 +34,10 @@ class Canary:
         volume = base / "volume"
         volume.mkdir(parents=True)
         return cls(base, volume, seen(base, volume))
+
+    def as_it_is_now(self) -> "Canary":
+        """Return the same, with what lies around the volume by now: traps that a test has laid."""
+        return replace(self, before=seen(self.base, self.volume))
 
     @property
     def outside(self) -> Path:
