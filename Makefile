@@ -53,7 +53,7 @@ lint: venvs ## ruff, mypy in both environments, import rules, generated files
 	$(DOWNLOADER)/lint-imports --no-cache
 	$(OPERATOR)/python hack/generate --check
 
-MYPY_DOWNLOADER := crds/datafetch_api downloader/datafetch tests/servers tests/unit/downloader tests/component bench
+MYPY_DOWNLOADER := crds/datafetch_api downloader/datafetch tests/servers tests/unit/downloader tests/component tests/chaos bench
 MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/images hack/storage hack/deploy hack/demo \
   tests/unit/api tests/unit/operator tests/unit/chart tests/crd tests/e2e
 
@@ -65,6 +65,12 @@ unit: venvs ## Pure and fast
 .PHONY: component
 component: .venv-downloader/.ready storage-servers ## The downloader against real S3, GCS and Azure servers and a fake Hub
 	$(DOWNLOADER)/python -m pytest tests/servers tests/component
+	$(DOWNLOADER)/python -m pytest -n 3 tests/chaos
+
+.PHONY: chaos
+chaos: .venv-downloader/.ready storage-servers ## Ends at random moments, rivals, readers; SEED=n replays; writes docs/reliability.md
+	$(DOWNLOADER)/python -m pytest -n 3 tests/chaos --chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(TEST),-k $(TEST),--report docs/reliability.md)
 
 .PHONY: crd
 crd: .venv-operator/.ready cluster-up ## The CRD against a real API server
