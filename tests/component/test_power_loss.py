@@ -1,0 +1,106 @@
+"""The power goes at any moment: what is found then has nothing torn in sight, and the next run ends with every byte.
+
+`make test` takes a few moments, `make chaos` (`--chaos`) every call of the fetch.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from component.faulty_disk import Call, Disk, PowerOff, Verdict
+from component.platter import Mood, Platter, forget_holder
+from component.small_fetch import NEW, SCENARIOS, Scenario, Workshop, broken_promise, problems, published, workshop
+from servers.http import StaticServer
+
+ANOTHER_BOOT = "00000000-0000-4000-8000-000000000001"
+NEVER = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Workshop]:
+    with workshop() as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the power goes, and what is left then."""
+
+    scenario: Scenario
+    call: int
+    mood: Mood
+    seed: int = 1
+
+
+def problem_after(shop: Workshop, moment: Moment) -> str | None:
+    """Let the power go, boot, and fetch again; return what was wrong."""
+    scenario = moment.scenario
+    volume, config = shop.prepared(scenario)
+    platter = Platter(volume)
+
+    def rule(call: Call) -> Verdict:
+        return PowerOff() if call.index == moment.call else None
+
+    disk = Disk(volume, rule, platter.after)
+    run = disk.datafetch("run", config, "--max-workers", "2", home=volume.parent)
+    where = f"{moment}, at {disk.calls[-1]}"
+    platter.lose_power(moment.mood, random.Random(str(moment)))
+    if run.code == 0 and published(volume) != scenario.expected:
+        return f"{where}: the command had succeeded, but what it had published is not there"
+    if (problem := broken_promise(volume, scenario)) is not None:
+        return f"{where}: after the loss, {problem}"
+    return problem_of_next_run(volume, config, scenario, where)
+
+
+def problem_of_next_run(volume: Path, config: Path, scenario: Scenario, where: str) -> str | None:
+    forget_holder(volume)
+    run = Disk(volume, boot_id=ANOTHER_BOOT).datafetch("run", config, home=volume.parent)
+    if run.code != 0:
+        return f"{where}: the next run ended with {run.code}: {run.stderr}"
+    found, expected = published(volume), scenario.expected
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    return f"{where}: after the next run these are not what the source has: {wrong}" if wrong else None
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("mood", list(Mood))
+def test_after_a_loss_of_power_at_any_moment_the_next_run_ends_with_every_byte(
+    shop: Workshop, mood: Mood, request: pytest.FixtureRequest
+) -> None:
+    every = request.config.getoption("--chaos", default=False)
+    seeds = range(3 if every and mood is Mood.CHANCE else 1)
+    moments = [
+        Moment(scenario, call, mood, seed)
+        for scenario in SCENARIOS
+        for call in moments_of(shop, scenario, mood, every=every)
+        for seed in seeds
+    ]
+    wrong = problems(lambda moment: problem_after(shop, moment), moments)
+    assert not wrong, wrong
+
+
+def moments_of(shop: Workshop, scenario: Scenario, mood: Mood, *, every: bool) -> Sequence[int]:
+    """Return the calls before which the power goes: every one, or one of those of the second half."""
+    calls = [call for call in shop.calls(scenario) if call.kind != "close"]
+    everyone = range(1, len(calls) + 1)
+    return everyone if every else [random.Random(f"{scenario} {mood}").choice(everyone[len(everyone) // 2 :])]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_what_a_command_that_succeeded_has_published_outlives_a_loss_of_power(
+    shop: Workshop, scenario: Scenario
+) -> None:
+    for mood in Mood:
+        shop.server.traffic.clear()
+        assert problem_after(shop, Moment(scenario, NEVER, mood)) is None
+        # The run after the loss knows by the marker that everything is there.
+        twice = [name for name, data in NEW.items() if sent(shop.server, name) > len(data)]
+        assert not twice, f"{mood}: fetched again, though the first run had succeeded"
+
+
+def sent(server: StaticServer, name: str) -> int:
+    """Return the bytes of a file that the server has sent."""
+    return sum(exchange.sent for exchange in server.traffic.select("GET", f"/{name}"))
