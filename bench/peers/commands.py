@@ -8,6 +8,7 @@ Every combination of what is named is one cell. Prints each run and a table for 
 
 import argparse
 import itertools
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,8 @@ from .tables import text_table
 def main() -> int:
     """Run the benchmark; return its exit code."""
     options = _parser().parse_args()
+    # What runs then is ended by the blocks that started it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return _run(options)
     except (InstallError, ServerError) as error:

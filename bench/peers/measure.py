@@ -61,15 +61,26 @@ def run(
         process = subprocess.Popen(
             command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-        with _MemorySampler(process.pid) as sampler, _deadline(process.pid, timeout):
+        with _group(process), _MemorySampler(process.pid) as sampler, _deadline(process.pid, timeout):
             _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+            process.returncode = os.waitstatus_to_exitcode(status)
         if flush is not None:
             subprocess.run(["sync", "-f", str(flush)], check=True)
         wall = time.perf_counter() - started
     first_byte = None if first_read.at is None else first_read.at - started
     said = log.read_text(errors="replace")[-2000:]
     return Measured(wall, usage.ru_utime + usage.ru_stime, sampler.peak, first_byte, process.returncode, said)
+
+
+@contextlib.contextmanager
+def _group(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the program and all it started, should the block be left before it has ended."""
+    try:
+        yield
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextlib.contextmanager

@@ -104,8 +104,6 @@ http {{
   tcp_nopush on;
   keepalive_requests 10000000;
   keepalive_timeout 75s;
-  open_file_cache max=30000;
-  open_file_cache_valid 1h;
   types {{ }}
   default_type binary/octet-stream;
   map_hash_max_size 262144;
