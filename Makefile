@@ -65,11 +65,11 @@ unit: venvs ## Pure and fast
 .PHONY: component
 component: .venv-downloader/.ready storage-servers ## The downloader against real S3, GCS and Azure servers and a fake Hub
 	$(DOWNLOADER)/python -m pytest tests/servers tests/component
-	$(DOWNLOADER)/python -m pytest -n 3 tests/chaos
+	$(DOWNLOADER)/python -m pytest -n 4 tests/chaos
 
 .PHONY: chaos
 chaos: .venv-downloader/.ready storage-servers ## Ends at random moments, rivals, readers; SEED=n replays; writes docs/reliability.md
-	$(DOWNLOADER)/python -m pytest -n 3 tests/chaos --chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(DOWNLOADER)/python -m pytest -n 4 tests/chaos --chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(TEST),-k $(TEST),--report docs/reliability.md)
 
 .PHONY: crd

@@ -77,7 +77,7 @@ def write(page: Path, rows: Mapping[str, Row], *, seed: int) -> None:
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"- Commit: {_commit(page.parent)}",
         f"- Seed: {seed} (`make chaos SEED={seed}`)",
-        f"- Time: {sum(row.seconds for row in rows.values()) / 60:.0f} minutes of tests, three at a time",
+        f"- Time: {sum(row.seconds for row in rows.values()) / 60:.0f} minutes of tests, four at a time",
         "",
         "| scenario | rounds | result | what happened in all rounds |",
         "|---|---|---|---|",

@@ -14,5 +14,5 @@ class Scale:
     """Objects replaced one after the other under a reader's eyes."""
 
 
-FIXED = Scale(kills=8, refreshes=17, replacements=3)
+FIXED = Scale(kills=8, refreshes=10, replacements=3)
 CHAOS = Scale(kills=30, refreshes=50, replacements=8)

@@ -152,7 +152,7 @@ def story(
 
 @LAYOUTS
 @pytest.mark.scenario("Killed (SIGKILL) at random moments")
-@pytest.mark.rounds(4)
+@pytest.mark.rounds(5)
 def test_killed_again_and_again_every_byte_comes_about_once(
     tmp_path: Path, seed: int, chance: random.Random, managed: bool, s3_server: S3Server, scale: Scale, record: Record
 ) -> None:

@@ -115,7 +115,7 @@ class Walkers:
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
 @pytest.mark.scenario("Readers while the tree is refreshed")
-@pytest.mark.rounds(2)
+@pytest.mark.rounds(3)
 def test_a_reader_sees_one_whole_revision_through_all_refreshes(
     tmp_path: Path, seed: int, chance: random.Random, links: bool, s3_server: S3Server, scale: Scale, record: Record
 ) -> None:
