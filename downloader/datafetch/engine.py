@@ -4,37 +4,43 @@ One pool of workers serves all sources and files. What to transfer next is the `
 the bytes come from a source's, and everything that is written the `sink`'s.
 """
 
+import resource
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Literal, Protocol
 
-from datafetch.errors import (
-    DataFetchError,
-    IntegrityMismatchError,
-    InterruptedByRequestError,
-    SourceUnavailableError,
-)
+from datafetch.errors import InterruptedByRequestError
 from datafetch.memory import buffer_budget, memory_limit
-from datafetch.pace import TICK_SECONDS, BandwidthLimiter, Concurrency, wait_before_retry
-from datafetch.plan import Plan, PlannedFile, check_space
-from datafetch.scheduler import FileTask, RangeTask, Scheduler
+from datafetch.pace import TICK_SECONDS, BandwidthLimiter, Concurrency
+from datafetch.plan import Plan, check_space
+from datafetch.scheduler import Scheduler
 from datafetch.sink import FileWriter, InPlaceLayout, Layout, ManagedLayout, Sink, TargetLock
-from datafetch.sources import ByteRange, Source, open_source
+from datafetch.small_files import SMALL_BYTES, SmallFiles
+from datafetch.sources import Entry, Source, open_source
+from datafetch.transfer import (
+    BUFFER_BYTES,
+    SLOWEST,
+    Counted,
+    FetchContext,
+    Meter,
+    StallWatch,
+    TransferObserver,
+    Transfers,
+)
+from datafetch.transport.lane import Lane
 from datafetch_api.config import DownloadConfig, DownloadItem
 from datafetch_api.report import SourceSummary, Stage
 from datafetch_api.spec_hash import request_hash
 
-PART_BYTES = 32 << 20
-"""Big files travel in ranges of this size; a kill costs at most the ranges in flight."""
-BUFFER_BYTES = 1 << 20
-FILE_WORK = 64 << 10
-"""What a whole file counts for in goodput beside its bytes: small ones cost requests, not bandwidth."""
+_OPEN_FILES = 4096
 LISTING_GRACE_SECONDS = 5.0
 """How long the listing is awaited before the first byte; a longer one overlaps with the transfer."""
+_LONGEST_BATCH = 512
 _FAREWELL_SECONDS = 1.0
 """How long a fetch that ends early waits for its workers."""
 
@@ -43,7 +49,7 @@ Opener = Callable[[DownloadItem, float], Source]
 """Makes the source of a download item; the seconds are how long a connection may stay silent."""
 
 
-class FetchObserver(Protocol):
+class FetchObserver(TransferObserver, Protocol):
     """Who is told how a fetch goes. Called from many threads; must be cheap."""
 
     def stage(self, stage: Stage, message: str | None = None) -> None:
@@ -51,18 +57,6 @@ class FetchObserver(Protocol):
 
     def totals(self, files: int, bytes: int) -> None:  # noqa: A002 - the field's name
         """Say what the complete plan holds."""
-
-    def received(self, count: int) -> None:
-        """Say that bytes arrived; negative where some that had were thrown away."""
-
-    def reused(self, files: int, bytes: int) -> None:  # noqa: A002 - the field's name
-        """Say that files or parts need not be fetched."""
-
-    def completed_file(self, path: str, size: int) -> None:
-        """Say that a file is whole: fetched or reused."""
-
-    def retry(self, message: str) -> None:
-        """Say why a range is asked for again."""
 
     def source_listed(self, summary: SourceSummary) -> None:
         """Say what a source holds."""
@@ -94,6 +88,7 @@ def run_fetch(
     `workers` is the most requests at a time, within `transfer.max_concurrency` and what the memory limit bears.
     Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from there.
     """
+    _allow_open_files()
     with ExitStack() as stack:
         stall_timeout = float(config.transfer.stall_timeout)
         sources: list[Source] = []
@@ -107,9 +102,10 @@ def run_fetch(
         def waiting(message: str) -> None:
             observer.stage(Stage.WAITING, message)
 
-        sink = stack.enter_context(Sink.open(layout, TargetLock(layout.state), cancel, waiting))
-        affordable = max(1, buffer_budget(memory_limit()) // BUFFER_BYTES)
-        most = min(config.transfer.max_concurrency, workers or config.transfer.max_concurrency, affordable)
+        lock = TargetLock(layout.state)
+        full = config.transfer.verify == "Full"
+        sink = stack.enter_context(Sink.open(layout, lock, cancel, waiting, verify_fully=full))
+        most = min(config.transfer.max_concurrency, workers or config.transfer.max_concurrency)
         fetch = _Fetch(sources, sink, observer, cancel, most, config)
         summaries = fetch.run()
         observer.stage(Stage.PUBLISHING)
@@ -123,6 +119,14 @@ def run_fetch(
             publication=published.publication,
             sources=summaries,
         )
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files, which is 1,024 in many places, as far as we may and need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _open_layout(config: DownloadConfig, spec_hash: str) -> Layout:
@@ -149,23 +153,41 @@ class _Fetch:
         self._cancel = cancel
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._limiter = BandwidthLimiter(config.transfer.bandwidth_limit, sleep=self._stop.wait)
         self._capacity = config.capacity_bytes
-        self._concurrency = Concurrency(most)
-        self._scheduler: Scheduler[FileWriter] = Scheduler(self._concurrency.level)
-        self._workers = 0
-        self._work_done = 0
-        self._throttled = False
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._listing = len(sources)
         self._listed = threading.Event()
         self._summaries: dict[int, SourceSummary] = {}
         self._free = sink.free_bytes()
-        self._needed = 0
-        self.plan = Plan(sink.fold)
-        self._fetched_again: set[str] = set()
-        self.reused_bytes = 0
+        self.plan = Plan(sink.ledger, [source.name for source in sources], sink.fold)
+        affordable = max(1, buffer_budget(memory_limit()) // BUFFER_BYTES)
+        self._ranges = _Pace(Concurrency(min(most, affordable)), Meter())
+        self._small = _Pace(Concurrency(most, start=16, growth=4), Meter())
+        self._scheduler: Scheduler[FileWriter] = Scheduler(
+            self._ranges.concurrency.level, self.plan.next_files, self._wake_lane
+        )
+        stall_timeout = float(config.transfer.stall_timeout)
+        limiter = BandwidthLimiter(config.transfer.bandwidth_limit, sleep=self._stop.wait)
+        self._stalls = StallWatch(stall_timeout)
+        context = FetchContext(
+            sources=sources, sink=sink, plan=self.plan, scheduler=self._scheduler, observer=observer, limiter=limiter,
+            stalls=self._stalls, stall_timeout=stall_timeout, stop=self._stop,
+        )  # fmt: skip
+        self._transfers = Transfers(context, self._ranges.meter)
+        self._small_files = SmallFiles(
+            context, self._transfers, self._small.meter, lambda: self._small.concurrency.level
+        )
+        self._lane_seconds = 0.0
+        self._lane: Lane | None = None
+        if any(source.http is not None for source in sources):
+            self._lane = Lane(self._small_files, silence=stall_timeout, slowest=SLOWEST, most_read=limiter.read_bytes)
+        self._workers = 0
+
+    @property
+    def reused_bytes(self) -> int:
+        """Bytes that were there already."""
+        return self._transfers.reused_bytes
 
     def run(self) -> tuple[SourceSummary, ...]:
         """List and transfer everything; returns when every file is staged."""
@@ -179,6 +201,7 @@ class _Fetch:
             deadline = time.monotonic() + _FAREWELL_SECONDS
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
+            self._sink.in_use = any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> tuple[SourceSummary, ...]:
         self._observer.stage(Stage.LISTING)
@@ -186,13 +209,16 @@ class _Fetch:
             self._start(f"list-{source.name}", partial(self._list, index, source))
         self._await_listing()
         self._observer.stage(Stage.FETCHING)
+        if self._lane is not None:
+            self._start("small-files", self._lane.run)
         ticked = time.monotonic()
         while True:
-            self._employ(self._concurrency.level)
+            self._employ(self._ranges.concurrency.level)
             if self._scheduler.wait(TICK_SECONDS):
                 break
             self._raise_failure()
             self._check_fits()
+            self._stalls.check()
             seconds, ticked = time.monotonic() - ticked, time.monotonic()
             self._tune(seconds)
         self._raise_failure()
@@ -201,16 +227,19 @@ class _Fetch:
 
     def _employ(self, count: int) -> None:
         while self._workers < count:
-            self._start(f"fetch-{self._workers}", self._work)
+            self._start(f"fetch-{self._workers}", self._transfers.work)
             self._workers += 1
 
     def _tune(self, seconds: float) -> None:
         """Let the concurrency see what the last seconds brought."""
-        with self._lock:
-            work, self._work_done = self._work_done, 0
-            throttled, self._throttled = self._throttled, False
-        saturated = self._scheduler.is_saturated()
-        self._scheduler.set_limit(self._concurrency.tick(work / seconds, throttled=throttled, saturated=saturated))
+        self._scheduler.set_limit(self._ranges.tick(seconds, self._scheduler.busy, 0.0))
+        if self._lane is not None:
+            before, self._lane_seconds = self._lane_seconds, self._small_files.seconds
+            self._small.tick(seconds, self._lane.active, min(1.0, (self._lane_seconds - before) / seconds))
+
+    def _wake_lane(self) -> None:
+        if self._lane is not None:
+            self._lane.wake()
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
@@ -225,6 +254,7 @@ class _Fetch:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
+        error = self._sink.explain(error)
         with self._lock:
             self._failure = self._failure or error
         self._stop.set()
@@ -240,14 +270,12 @@ class _Fetch:
     # --- listing ---
 
     def _list(self, index: int, source: Source) -> None:
+        small_bytes = SMALL_BYTES if source.http is not None else -1
         files = size = 0
-        for entry in source.list():
-            file = self.plan.add(index, source.name, entry)
-            self._scheduler.add_file(file)
-            files += 1
-            size += file.size or 0
-            with self._lock:
-                self._needed += (file.size or 0) - self._sink.expected_bytes(file)
+        for entries in batches(source.list()):
+            self._scheduler.add_files(index, self.plan.add(index, entries, small_bytes=small_bytes))
+            files += len(entries)
+            size += sum(entry.size or 0 for entry in entries)
             if self._stop.is_set():
                 return
         summary = SourceSummary(name=source.name, resolved_revision=source.resolved_revision, files=files, bytes=size)
@@ -275,145 +303,36 @@ class _Fetch:
 
     def _check_fits(self) -> None:
         """End the fetch as soon as what is planned cannot fit; allow final names once the plan is complete and fits."""
-        check_space(needed=self._needed, free=self._free, total=self.plan.total_bytes, capacity=self._capacity)
-        if self.plan.complete:
+        plan = self.plan
+        check_space(needed=plan.needed_bytes, free=self._free, total=plan.total_bytes, capacity=self._capacity)
+        if plan.complete:
             self._sink.plan_complete = True
 
-    # --- transfer ---
 
-    def _work(self) -> None:
-        """Do one task after the other until there is none."""
-        buffer = memoryview(bytearray(self._limiter.read_bytes or BUFFER_BYTES))[:BUFFER_BYTES]
-        while (task := self._scheduler.next()) is not None:
-            try:
-                if isinstance(task, FileTask):
-                    self._begin_file(task.file, buffer)
-                else:
-                    self._transfer(task, buffer)
-            finally:
-                self._scheduler.release()
-
-    def _begin_file(self, file: PlannedFile, buffer: memoryview) -> None:
-        """Take the file over if it is there; else begin it, keep its first range and hand out the others."""
-        if self._sink.is_there(file):
-            self._count_reused(1, file.size or 0)
-            self._complete(file, file.size or 0)
-            return
-        writer, present = self._sink.write(file)
-        if present:
-            self._count_reused(0, present)
-        if file.size is None:
-            writer.remaining = 1
-            self._transfer(RangeTask(writer, 0, None), buffer)
-            return
-        tasks = [RangeTask(writer, start, end) for start, end in writer.missing(PART_BYTES)]
-        if not tasks:
-            self._finish(writer, file.size)
-            return
-        self._scheduler.add_ranges(tasks[1:])
-        self._transfer(tasks[0], buffer)
-
-    def _transfer(self, task: RangeTask[FileWriter], buffer: memoryview) -> None:
-        """Bring one range, asking again where that may help, and finish the file with its last."""
-        cursor = _Cursor(task.start)
-        tries = 0
-        while True:
-            before = cursor.position
-            try:
-                self._receive(task, cursor, buffer)
-                break
-            except SourceUnavailableError as error:
-                tries = 1 if cursor.position > before else tries + 1
-                self._prepare_retry(task, cursor, error, tries)
-            finally:
-                # A file that arrives in one piece is noted once, when it is whole.
-                if (before, cursor.position) != (0, task.writer.file.size):
-                    task.writer.note(before, cursor.position)
-        if task.writer.finish_range():
-            self._finish(task.writer, task.writer.file.size if task.end is not None else cursor.position)
-
-    def _receive(self, task: RangeTask[FileWriter], cursor: "_Cursor", buffer: memoryview) -> None:
-        """Bring what is left of a range over one connection."""
-        file, end = task.writer.file, task.end
-        source = self._sources[file.source_index]
-        try:
-            with source.open(file.entry, ByteRange(cursor.position, end)) as reader:
-                if reader.checksum is None:
-                    task.writer.checksum_holds = False
-                while end is None or cursor.position < end:
-                    room = buffer if end is None else buffer[: end - cursor.position]
-                    count = reader.readinto(room)
-                    if count == 0:
-                        break
-                    self._limiter.take(count)
-                    task.writer.write(room[:count], cursor.position)
-                    cursor.position += count
-                    self._count_work(count)
-                    if self._stop.is_set():
-                        raise InterruptedByRequestError("stopped; what was fetched is kept")
-        except DataFetchError as error:
-            raise error.at(file.source, file.key) from error.__cause__
-        if end is not None and cursor.position < end:
-            raise SourceUnavailableError(
-                f"the connection ended {end - cursor.position} bytes early", source=file.source, key=file.key
-            )
-
-    def _prepare_retry(
-        self, task: RangeTask[FileWriter], cursor: "_Cursor", error: SourceUnavailableError, tries: int
-    ) -> None:
-        """Wait before a range is asked for again, or raise where that is useless by now."""
-        wait = wait_before_retry(error, tries)
-        if wait is None:
-            raise error
-        if error.throttled:
-            with self._lock:
-                self._throttled = True
-        if task.end is None:
-            # Nobody knows the size, so nobody knows what a range of it would be: from the start.
-            self._observer.received(-cursor.position)
-            cursor.position = 0
-            task.writer.restart()
-        self._observer.retry(f"{error}; asking again in {wait:.1f} s")
-        if self._stop.wait(wait):
-            raise InterruptedByRequestError("stopped; what was fetched is kept")
-
-    def _finish(self, writer: FileWriter, size: int | None) -> None:
-        """Verify a file; what does not match is fetched once more."""
-        file, size = writer.file, size or 0
-        try:
-            writer.finish(size)
-        except IntegrityMismatchError as error:
-            with self._lock:
-                if file.path in self._fetched_again:
-                    raise
-                self._fetched_again.add(file.path)
-            self._observer.received(-size)
-            self._observer.retry(str(error))
-            self._scheduler.put_back(file)
-            return
-        self._complete(file, size)
-
-    def _count_work(self, count: int) -> None:
-        with self._lock:
-            self._work_done += count
-        self._observer.received(count)
-
-    def _complete(self, file: PlannedFile, size: int) -> None:
-        with self._lock:
-            self._work_done += FILE_WORK
-        self._observer.completed_file(file.path, size)
-        self._scheduler.finish_file()
-
-    def _count_reused(self, files: int, size: int) -> None:
-        with self._lock:
-            self.reused_bytes += size
-        self._observer.reused(files, size)
+def batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Yield entries in lists, short ones first: the first byte is not to wait for a long list."""
+    length = 16
+    while batch := list(islice(entries, length)):
+        yield batch
+        length = min(_LONGEST_BATCH, length * 2)
 
 
-class _Cursor:
-    """How far a range has arrived."""
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How many requests of one kind may be under way, and what that is judged by."""
 
-    __slots__ = ("position",)
+    concurrency: Concurrency
+    meter: Meter
 
-    def __init__(self, position: int) -> None:
-        self.position = position
+    def tick(self, seconds: float, busy: int, cpu_share: float) -> int:
+        """Let the concurrency see what the last seconds brought, and return its level."""
+        counted: Counted = self.meter.take()
+        return self.concurrency.tick(
+            seconds,
+            counted.work,
+            counted.requests,
+            busy=busy,
+            throttled=counted.throttled,
+            lost=counted.lost,
+            cpu_share=cpu_share,
+        )

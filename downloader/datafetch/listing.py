@@ -1,13 +1,15 @@
 """What the sources of a config hold, all in one plan, for commands that fetch nothing. Writes nothing."""
 
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from datafetch.engine import FetchObserver, Opener
+from datafetch.engine import FetchObserver, Opener, batches
 from datafetch.errors import InterruptedByRequestError
+from datafetch.ledger import Ledger
 from datafetch.plan import Plan
 from datafetch.sources import Source, open_source
 from datafetch_api.config import DownloadConfig
@@ -38,7 +40,7 @@ def list_sources(
     end with: SourceNotFoundError, UnsafePathError and the like.
     """
     observer.stage(Stage.LISTING)
-    plan = Plan(fold)
+    plan = Plan(Ledger(tempfile.gettempdir()), [item.name for item in config.download_items], fold)
     with ExitStack() as stack:
         sources: list[Source] = []
         for item in config.download_items:
@@ -58,9 +60,12 @@ def _list_all(
 
     def list_one(index: int) -> SourceSummary:
         source, files, size = sources[index], 0, 0
-        for file in _planned(index, source, plan, stop):
-            files += 1
-            size += file or 0
+        for entries in batches(source.list()):
+            if stop.is_set():
+                break
+            plan.add(index, entries)
+            files += len(entries)
+            size += sum(entry.size or 0 for entry in entries)
         summary = SourceSummary(name=source.name, resolved_revision=source.resolved_revision, files=files, bytes=size)
         observer.source_listed(summary)
         return summary
@@ -78,11 +83,3 @@ def _list_all(
         finally:
             stop.set()
     return tuple(future.result() for future in futures)
-
-
-def _planned(index: int, source: Source, plan: Plan, stop: threading.Event) -> Iterator[int | None]:
-    """Yield the sizes of a source's files as they enter the plan."""
-    for entry in source.list():
-        if stop.is_set():
-            return
-        yield plan.add(index, source.name, entry).size

@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from datafetch.comparison import Comparison, Difference, Identified
 from datafetch.errors import DataFetchError, InvalidConfigError, SourceChangedError, SourceNotFoundError
-from datafetch.plan import Plan, PlannedFile, manifest_digest
+from datafetch.plan import Plan, manifest_digest
+from datafetch.records import ManifestFile, PlannedFile
 from datafetch.report import CommandReport, count_files
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess, RangeReader, Source
 from datafetch_api.config import DownloadConfig, DownloadItem
@@ -127,7 +128,7 @@ def _write(file: IO[bytes], config: DownloadConfig, plan: Plan, summaries: Seque
     header = {
         "datafetch": VERSION,
         "request": request_hash(config.download_items),
-        "manifestDigest": manifest_digest((planned.path, planned.size or 0, planned.identity) for planned in plan),
+        "manifestDigest": manifest_digest(ManifestFile(file.path, file.size or 0, file.identity) for file in plan),
         "sources": [
             {"name": source.name, "revision": source.resolved_revision, "files": source.files, "bytes": source.bytes}
             for source in summaries
@@ -293,6 +294,14 @@ class LockedSource:
     def open(self, entry: Entry, byte_range: ByteRange) -> AbstractContextManager[RangeReader]:
         """Ask for a range of exactly the object that was locked."""
         return self._source.open(entry, byte_range)
+
+    def look_up(self, entry: Entry) -> Entry:
+        """Raise SourceChangedError: another state of the object is not what was locked."""
+        raise SourceChangedError(
+            f"{entry.key!r} is not what {self._lock.path!r} pins any more; lock it again, or bring the old one back",
+            source=self.name,
+            key=entry.key,
+        )
 
     def close(self) -> None:
         """Release connections."""

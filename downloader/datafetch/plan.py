@@ -1,55 +1,47 @@
 """What will be fetched: safe names, collisions, space, and the digest of the whole. Decides; writes nothing.
 
-Listings feed the plan while they run; nothing is published, or gets a final name in place, before it is complete.
+Listings feed the plan while they run; nothing is published, or gets a final name in place, before it is complete. The
+files themselves are the ledger's.
 """
 
 import hashlib
+import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from datafetch.errors import InsufficientSpaceError, UnsafePathError
-from datafetch.sources import Checksum, Entry
+from datafetch.ledger import CollisionError, Ledger
+from datafetch.records import Kind, ManifestFile, PlannedFile
+from datafetch.sources import Entry
 from datafetch_api.quantities import format_bytes
 
 STATE_DIRECTORY = ".datafetch"
+_OURS = f"{STATE_DIRECTORY} is the name of our own directory"
 _SEGMENT_BYTES = 255
 _PATH_BYTES = 3800
 """PATH_MAX is 4,096 and counts our own directories before the path."""
+_PLAIN = re.compile(r"(?=.{1,255}\Z)[\w+=@,-][\w.+=@, -]*(?:/[\w+=@,-][\w.+=@, -]*)*", re.ASCII)
+"""What most keys look like; there is nothing to refuse about them."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """One file that the finished tree will hold."""
-
-    source_index: int
-    source: str
-    key: str
-    path: str
-    size: int | None
-    identity: str
-    checksum: Checksum | None
-
-    @property
-    def entry(self) -> Entry:
-        """The file in the source's own terms."""
-        return Entry(self.key, self.path, self.size, self.identity, self.checksum)
-
-
-def safe_path(path: str) -> str:
+def safe_path(path: str, fold: Callable[[str], str] = str) -> str:
     """Return the path that an object may have below the target, in normal form.
 
     Raises ValueError with the reason where there is none: object keys come from outside and must not leave the target.
     """
+    if _PLAIN.fullmatch(path):
+        return path
     path = path.removeprefix("./")
     segments = path.split("/")
     for segment in segments:
         reason = _unsafe(segment)
         if reason:
             raise ValueError(reason)
-    if segments[0] == STATE_DIRECTORY:
-        raise ValueError(f"{STATE_DIRECTORY} is the name of our own directory")
+    if fold(segments[0]) == STATE_DIRECTORY:
+        raise ValueError(_OURS)
     if len(path.encode()) > _PATH_BYTES:
         raise ValueError(f"its path is longer than {_PATH_BYTES} bytes")
     return path
@@ -73,89 +65,138 @@ def _unsafe(segment: str) -> str | None:
 
 def fold_case(path: str) -> str:
     """Return what a case-folding, normalising file system takes for the same name."""
-    return unicodedata.normalize("NFC", path).casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 class Plan:
-    """The files of a fetch, gathered from the listings of all sources. Thread-safe."""
+    """The files of a fetch, gathered from the listings of all sources into the ledger. Thread-safe."""
 
-    def __init__(self, fold: Callable[[str], str] = str) -> None:
+    def __init__(self, ledger: Ledger, sources: Sequence[str], fold: Callable[[str], str] = str) -> None:
+        self._ledger = ledger
+        self._sources = sources
         self._fold = fold
         self._lock = threading.Lock()
-        self._files: dict[str, PlannedFile] = {}
-        self._directories: dict[str, str] = {}
+        self._files = 0
         self._bytes = 0
+        self._present = 0
         self.complete = False
         """Whether every listing has ended."""
 
-    def add(self, source_index: int, source: str, entry: Entry) -> PlannedFile:
-        """Take an object into the plan and return the file it becomes.
+    def add(self, source_index: int, entries: Sequence[Entry], *, small_bytes: int = 0) -> Counter[Kind]:
+        """Take objects into the plan and return how many became files of each kind.
 
-        Raises UnsafePathError where its key cannot be a path below the target, or collides with another object's.
+        Objects of at most `small_bytes` are small. Raises UnsafePathError where a key cannot be a path below the
+        target, or collides with another object's.
         """
+        files = [self._file(source_index, entry) for entry in entries]
+        kinds = [self._kind(file, small_bytes) for file in files]
+        names = [self._fold(file.path) for file in files]
+        with self._lock:
+            try:
+                self._ledger.add_files(list(zip(files, kinds, strict=True)), names)
+            except CollisionError as error:
+                raise self._refuse(error) from None
+            self._files += len(files)
+            self._bytes += sum(file.size or 0 for file in files)
+        return Counter(kinds)
+
+    def replace(self, file: PlannedFile, entry: Entry) -> PlannedFile:
+        """Put the present state of a file's object in the place of the one that was listed."""
+        new = replace(file, size=entry.size, identity=entry.identity, checksum=entry.checksum)
+        with self._lock:
+            self._ledger.replace_file(new)
+            self._bytes += (new.size or 0) - (file.size or 0)
+        return new
+
+    def next_files(self, source_index: int, kind: Kind, after: int, limit: int) -> list[PlannedFile]:
+        """Return files of one source and kind in the order of the listing, those behind the id `after`."""
+        return self._ledger.next_files(source_index, self._sources[source_index], kind, after, limit)
+
+    def __iter__(self) -> Iterator[PlannedFile]:
+        """Iterate over the files, ordered by their paths."""
+        return self._ledger.planned_files(self._sources)
+
+    def _file(self, source_index: int, entry: Entry) -> PlannedFile:
+        source = self._sources[source_index]
         try:
-            path = safe_path(entry.path)
+            path = safe_path(entry.path, self._fold)
+            entry.key.encode()
         except ValueError as error:
+            reason = "it is not valid UTF-8" if isinstance(error, UnicodeEncodeError) else error
             raise UnsafePathError(
-                f"the key {entry.key!r} cannot become a file: {error}; rename the object or exclude it",
+                f"the key {entry.key!r} cannot become a file: {reason}; rename the object or exclude it",
                 source=source,
                 key=entry.key,
             ) from None
-        file = PlannedFile(source_index, source, entry.key, path, entry.size, entry.identity, entry.checksum)
-        with self._lock:
-            self._refuse_collisions(file)
-            self._files[self._fold(path)] = file
-            self._bytes += entry.size or 0
-        return file
+        return PlannedFile(source_index, source, entry.key, path, entry.size, entry.identity, entry.checksum)
 
-    def _refuse_collisions(self, file: PlannedFile) -> None:
-        folded = self._fold(file.path)
-        other = self._files.get(folded)
-        if other is not None:
-            raise _collision(file, other, "both would be written to", file.path)
-        below = self._directories.get(folded)
-        if below is not None:
-            raise _collision(file, self._files[below], "one would be a file and the other a directory at", file.path)
-        parent = folded
-        while "/" in parent:
-            parent = parent.rpartition("/")[0]
-            if parent in self._directories:
-                return
-            other = self._files.get(parent)
-            if other is not None:
-                where = "one would be a file and the other a directory at"
-                raise _collision(file, other, where, other.path)
-            self._directories[parent] = folded
+    def _kind(self, file: PlannedFile, small_bytes: int) -> Kind:
+        present = self._count_present(file)
+        if present is not None:
+            with self._lock:
+                self._present += present
+            return Kind.KNOWN
+        return Kind.SMALL if file.size is not None and file.size <= small_bytes else Kind.LARGE
+
+    def _count_present(self, file: PlannedFile) -> int | None:
+        """Return how many of the file's bytes are there by what was noted of it; None where nothing is."""
+        published = self._ledger.published(file.path)
+        if published is not None and published.is_of(file):
+            return published.size
+        staged = self._ledger.staged(file.path)
+        if staged is None or not staged.is_of(file):
+            return None
+        if staged.whole:
+            return staged.size or 0
+        lacking = sum(end - start for start, end in missing_ranges(staged.size or 0, staged.ranges))
+        return (staged.size or 0) - lacking
+
+    def _refuse(self, collision: CollisionError) -> UnsafePathError:
+        (first_index, first, path), (second_index, second, other_path) = collision.first, collision.second
+        names = [self._sources[first_index], self._sources[second_index]]
+        where = f"source {names[0]!r}" if first_index == second_index else f"sources {names[0]!r} and {names[1]!r}"
+        how = "one would be a file and the other a directory at" if collision.nested else "both would be written to"
+        shown = min(path, other_path, key=len)
+        return UnsafePathError(
+            f"{first!r} and {second!r} of {where} collide: {how} {shown!r}; give one of them another path, "
+            "or exclude it",
+            source=names[1],
+            key=second,
+        )
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all files so far whose size is known."""
         return self._bytes
 
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes of all files so far that the volume does not hold yet, by what was noted of them."""
+        return self._bytes - self._present
+
     def __len__(self) -> int:
         """Files so far."""
-        return len(self._files)
-
-    def __iter__(self) -> Iterator[PlannedFile]:
-        """Iterate over the files of a complete plan."""
-        return iter(self._files.values())
+        return self._files
 
 
-def _collision(file: PlannedFile, other: PlannedFile, how: str, path: str) -> UnsafePathError:
-    same = f"source {file.source!r}" if file.source == other.source else f"sources {other.source!r} and {file.source!r}"
-    return UnsafePathError(
-        f"{other.key!r} and {file.key!r} of {same} collide: {how} {path!r}; give one of them another path, "
-        "or exclude it",
-        source=file.source,
-        key=file.key,
-    )
+def missing_ranges(size: int, ranges: list[tuple[int, int]], part_bytes: int = 1 << 62) -> list[tuple[int, int]]:
+    """Return what a file of that size lacks, in pieces of at most `part_bytes`, ascending."""
+    missing: list[tuple[int, int]] = []
+    position = 0
+    for start, end in [*sorted(ranges), (size, size)]:
+        while position < start:
+            piece = min(position + part_bytes, start)
+            missing.append((position, piece))
+            position = piece
+        position = max(position, end)
+    return missing
 
 
-def manifest_digest(files: Iterable[tuple[str, int, str]]) -> str:
-    """Return `sha256:` and the digest over the sorted (path, size, source identity) of all files."""
+def manifest_digest(files: Iterable[ManifestFile]) -> str:
+    """Return `sha256:` and the digest over path, size and source identity of all files, sorted by path already."""
     digest = hashlib.sha256()
-    for path, size, identity in sorted(files, key=lambda file: file[0].encode()):
-        digest.update(f"{path}\0{size}\0{identity}\n".encode())
+    for file in files:
+        digest.update(f"{file.path}\0{file.size}\0{file.identity}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -1,17 +1,24 @@
 """What to transfer next: files of all sources in turn, and the ranges of big files between them.
 
-Pure bookkeeping under one lock: it knows no network and no disk. Small fetches are not starved by large ones, because a
-worker that asks gets, in turn, a file of the next source and a range of a file that is under way.
+Pure bookkeeping under one lock: it knows no network and no disk; the files themselves are the plan's, of which it holds
+only the next few. Small fetches are not starved by large ones, because a worker that asks gets, in turn, a file of the
+next source and a range of a file that is under way; small files are for one who takes many at a time.
 """
 
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from datafetch.plan import PlannedFile
+from datafetch.records import Kind, PlannedFile
 
 W = TypeVar("W")
+_PULLED = 128
+"""Files of one source and kind that are held at a time."""
+
+Pull = Callable[[int, Kind, int, int], list[PlannedFile]]
+"""Returns files of a source and kind, those behind an id, at most so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +37,63 @@ class RangeTask(Generic[W]):
     end: int | None
 
 
+class _Stream:
+    """The files of one source and kind that wait, of which the next few are at hand."""
+
+    __slots__ = ("_after", "_at_hand", "_kind", "_pull", "_source_index", "waiting")
+
+    def __init__(self, source_index: int, kind: Kind, pull: Pull) -> None:
+        self._source_index = source_index
+        self._kind = kind
+        self._pull = pull
+        self._at_hand: deque[PlannedFile] = deque()
+        self._after = 0
+        self.waiting = 0
+
+    def take(self) -> PlannedFile:
+        if not self._at_hand:
+            self._at_hand.extend(self._pull(self._source_index, self._kind, self._after, _PULLED))
+            self._after = self._at_hand[-1].id
+        self.waiting -= 1
+        return self._at_hand.popleft()
+
+
+class _Turns:
+    """Streams that are read in turn."""
+
+    def __init__(self, pull: Pull) -> None:
+        self._pull = pull
+        self._streams: dict[tuple[int, Kind], _Stream] = {}
+        self._order: deque[_Stream] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._order)
+
+    def add(self, source_index: int, kind: Kind, count: int) -> None:
+        stream = self._streams.get((source_index, kind))
+        if stream is None:
+            stream = self._streams[source_index, kind] = _Stream(source_index, kind, self._pull)
+        if not stream.waiting:
+            self._order.append(stream)
+        stream.waiting += count
+
+    def take(self) -> PlannedFile:
+        stream = self._order.popleft()
+        file = stream.take()
+        if stream.waiting:
+            self._order.append(stream)
+        return file
+
+
 class Scheduler(Generic[W]):
     """The queue of one fetch, fed by listings and by workers. Thread-safe."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, pull: Pull, wake_small: Callable[[], None] = lambda: None) -> None:
         self._condition = threading.Condition()
-        self._files: dict[int, deque[PlannedFile]] = {}
-        self._turns: deque[int] = deque()
+        self._files = _Turns(pull)
+        self._small = _Turns(pull)
+        self._wake_small = wake_small
+        self._again: deque[PlannedFile] = deque()
         self._ranges: deque[RangeTask[W]] = deque()
         self._range_next = False
         self._outstanding = 0
@@ -45,21 +102,22 @@ class Scheduler(Generic[W]):
         self._complete = False
         self._closed = False
 
-    def add_file(self, file: PlannedFile) -> None:
-        """Take a file in."""
+    def add_files(self, source_index: int, kinds: Counter[Kind]) -> None:
+        """Take in that the plan holds so many more files of a source."""
         with self._condition:
-            queue = self._files.setdefault(file.source_index, deque())
-            if not queue:
-                self._turns.append(file.source_index)
-            queue.append(file)
-            self._outstanding += 1
-            self._condition.notify()
+            for kind, count in kinds.items():
+                if count:
+                    (self._small if kind is Kind.SMALL else self._files).add(source_index, kind, count)
+            self._outstanding += kinds.total()
+            self._condition.notify(kinds[Kind.LARGE] + kinds[Kind.KNOWN])
+        if kinds[Kind.SMALL]:
+            self._wake_small()
 
     def put_back(self, file: PlannedFile) -> None:
-        """Take a file in again that has to be fetched once more."""
-        self.add_file(file)
+        """Take a file in again that has to be fetched once more, or by somebody else."""
         with self._condition:
-            self._outstanding -= 1
+            self._again.append(file)
+            self._condition.notify()
 
     def add_ranges(self, ranges: list[RangeTask[W]]) -> None:
         """Take ranges of a file in."""
@@ -84,18 +142,25 @@ class Scheduler(Generic[W]):
             self._busy -= 1
             self._condition.notify()
 
-    def finish_file(self) -> None:
-        """Say that a file is in place."""
+    def next_small(self) -> PlannedFile | None:
+        """Return a small file that nobody has begun; None where none waits at present."""
         with self._condition:
-            self._outstanding -= 1
+            return self._small.take() if self._small and not self._closed else None
+
+    def finish_files(self, count: int = 1) -> None:
+        """Say that files are in place."""
+        with self._condition:
+            self._outstanding -= count
             if self._finished():
                 self._condition.notify_all()
+                self._wake_small()
 
     def complete(self) -> None:
         """Say that no more files will come."""
         with self._condition:
             self._complete = True
             self._condition.notify_all()
+        self._wake_small()
 
     def set_limit(self, limit: int) -> None:
         """Set how many tasks may be under way at a time."""
@@ -103,16 +168,24 @@ class Scheduler(Generic[W]):
             self._limit = limit
             self._condition.notify_all()
 
-    def is_saturated(self) -> bool:
-        """Say whether as many tasks are under way as may be."""
+    @property
+    def busy(self) -> int:
+        """Tasks that are under way."""
         with self._condition:
-            return self._busy >= self._limit
+            return self._busy
 
     def close(self) -> None:
         """Send every worker home."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+        self._wake_small()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, or nobody is to do it any more."""
+        with self._condition:
+            return self._closed or self._finished()
 
     def wait(self, seconds: float) -> bool:
         """Wait until everything is done or the time is over, and say whether everything is done."""
@@ -124,13 +197,8 @@ class Scheduler(Generic[W]):
 
     def _take(self) -> FileTask | RangeTask[W] | None:
         self._range_next = not self._range_next
-        if self._ranges and (self._range_next or not self._turns):
+        if self._ranges and (self._range_next or not (self._files or self._again)):
             return self._ranges.popleft()
-        if self._turns:
-            index = self._turns.popleft()
-            queue = self._files[index]
-            file = queue.popleft()
-            if queue:
-                self._turns.append(index)
-            return FileTask(file)
-        return None
+        if self._again:
+            return FileTask(self._again.popleft())
+        return FileTask(self._files.take()) if self._files else None

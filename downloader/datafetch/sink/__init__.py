@@ -6,7 +6,8 @@ things lie and how they become visible, `manifest` says what was published, and 
 
 from datafetch.sink.layout import InPlaceLayout, Layout, ManagedLayout, Published
 from datafetch.sink.lock import FencedError, TargetLock
-from datafetch.sink.sink import FileWriter, Sink
+from datafetch.sink.sink import Sink
+from datafetch.sink.writer import FileWriter
 
 __all__ = [
     "FencedError",

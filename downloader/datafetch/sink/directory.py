@@ -4,6 +4,7 @@ The names come from object keys. They were checked by the plan; this module make
 planted symbolic link, say) cannot lead them elsewhere either. OSErrors leave as errors of our tree.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -51,9 +52,10 @@ class Directory:
     def close(self) -> None:
         """Close every descriptor."""
         with self._lock:
-            for descriptor in (*self._cache.values(), self.descriptor):
-                os.close(descriptor)
+            descriptors = [*self._cache.values(), self.descriptor]
             self._cache.clear()
+        for descriptor in descriptors:
+            close_quietly(descriptor)
 
     def create(self, path: str) -> int:
         """Create a new file for reading and writing and return its descriptor; an old one of that name goes."""
@@ -65,10 +67,11 @@ class Directory:
                 os.unlink(name, dir_fd=parent)
                 return os.open(name, flags, FILE_MODE, dir_fd=parent)
 
-    def open_file(self, path: str) -> int:
-        """Open an existing file for reading and writing and return its descriptor."""
+    def open_file(self, path: str, *, writable: bool = True) -> int:
+        """Open an existing file for reading, and for writing where asked, and return its descriptor."""
+        mode = os.O_RDWR if writable else os.O_RDONLY
         with refusals(self.full(path)), self.parent(path) as (parent, name):
-            return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            return os.open(name, mode | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
 
     def stat(self, path: str) -> os.stat_result | None:
         """Return what lies at the path, links not followed, or None where nothing does."""
@@ -220,15 +223,29 @@ class Directory:
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
 
+    @contextmanager
+    def lines(self, path: str) -> Iterator[Iterator[bytes]]:
+        """Open a file and yield its lines, read as they are asked for; none where there is no such file."""
+        try:
+            with self.parent(path) as (parent, name):
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            yield iter(())
+            return
+        with os.fdopen(descriptor, "rb", buffering=256 << 10) as file:
+            yield file
+
     def flush(self) -> None:
         """Bring everything that was written below this directory to the disk.
 
         One syncfs(2) for the whole file system: for many files far cheaper than an fsync each.
         """
         with refusals(self.path):
-            if _libc.syncfs(self.descriptor) != 0:
+            while _libc.syncfs(self.descriptor) != 0:
                 number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+                # What Python repeats by itself for its own calls (PEP 475).
+                if number != errno.EINTR:
+                    raise OSError(number, os.strerror(number))
 
     def free_bytes(self) -> int:
         """Return the bytes that we may still write, as the file system sees it."""
@@ -243,6 +260,10 @@ class Directory:
             return self.stat(name.upper()) is not None
         finally:
             self.remove(name)
+
+    def path_of(self, path: str) -> str:
+        """Return a path that leads to a directory below this one however its names change, for who cannot do better."""
+        return f"/proc/self/fd/{self.descriptor}/{path}"
 
     def full(self, path: str) -> str:
         """Return a path below this directory as messages show it."""
@@ -320,6 +341,12 @@ def _remove_tree(parent: int, name: str) -> None:
     finally:
         os.close(descriptor)
     os.rmdir(name, dir_fd=parent)
+
+
+def close_quietly(descriptor: int) -> None:
+    """Close a descriptor whose data does not count, or that was only read: what the kernel says is of no use."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:

@@ -15,21 +15,35 @@ In place (`download_root`): the files at their names, and beside them
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
 
 from datafetch.errors import TargetNotWritableError, TargetOccupiedError
-from datafetch.plan import STATE_DIRECTORY
+from datafetch.ledger import Ledger
+from datafetch.plan import STATE_DIRECTORY, manifest_digest
+from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory, refusals
 from datafetch.sink.lock import EPOCHS
-from datafetch.sink.manifest import ManifestFile, ManifestHeader, now, read_header, read_manifest, write_manifest
+from datafetch.sink.manifest import (
+    DamagedManifestError,
+    ManifestHeader,
+    now,
+    read_header,
+    read_manifest,
+    write_manifest,
+)
+from datafetch.sink.verification import holds_checksum
 from datafetch_api.config import Managed
 
 TREE = "tree"
 MANIFESTS = "manifests"
 REVISIONS = "revisions"
+PUBLISHING = "publishing"
+"""In an epoch's directory: the revision that it is about to publish."""
+_REVISION = re.compile(r"[0-9A-Za-z.-]{1,80}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +62,20 @@ class Layout(Protocol):
     state: Directory
     publication: Literal["Link", "InPlace"]
 
-    def begin(self) -> None:
-        """Look at what is published. Raises TargetOccupiedError where something that is not ours is in the way."""
+    def begin(self, ledger: Ledger) -> None:
+        """Take what is published into the ledger.
 
-    @property
-    def published(self) -> dict[str, ManifestFile]:
-        """The files of the published tree, by path."""
+        Raises TargetOccupiedError where something that is not ours is in the way.
+        """
 
-    def take(self, file: ManifestFile, tree: Directory) -> bool:
-        """Take a published file over into the staged tree, or leave it where it is; False where it is not as it was."""
+    def take(self, file: ManifestFile, tree: Directory, *, full: bool = False) -> bool:
+        """Take a published file over into the staged tree, or leave it where it is; False where it is not as it was.
+
+        Full: its bytes are read again too.
+        """
+
+    def close(self) -> None:
+        """Close the directories."""
 
     def place(self, path: str, tree: Directory) -> None:
         """Give a file that is whole, verified and flushed its final name; nothing where the tree is renamed as one."""
@@ -64,12 +83,10 @@ class Layout(Protocol):
     def placed(self, path: str) -> os.stat_result | None:
         """Return what lies at a final name that this fetch gave before it was killed."""
 
-    def publish(
-        self, epoch: int, header: ManifestHeader, files: Sequence[ManifestFile], *, unchanged: bool
-    ) -> Published:
+    def publish(self, epoch: int, header: ManifestHeader, ledger: Ledger, *, unchanged: bool) -> Published:
         """Make the finished tree visible, at once or by its marker, and remove what is obsolete.
 
-        `unchanged` says that every file was taken over from the published tree.
+        The ledger holds its files; `unchanged` says that every one was taken over from the published tree.
         """
 
 
@@ -87,20 +104,56 @@ class ManagedLayout:
             raise TargetNotWritableError(f"the volume {managed.volume!r} is not there; mount it") from None
         self._parent = volume.child(parent) if parent else volume
         self.state = self._parent.child(f"{STATE_DIRECTORY}/{self._link}")
-        self.published: dict[str, ManifestFile] = {}
+        self._volume = volume
         self._header: ManifestHeader | None = None
+        """Of the revision that files are taken over from."""
+        self._unpublished: str | None = None
+        """That revision, where a kill came between its completion and the flip."""
 
-    def begin(self) -> None:
+    def close(self) -> None:
+        """Close the directories."""
+        for directory in {self._volume, self._parent, self.state}:
+            directory.close()
+
+    def begin(self, ledger: Ledger) -> None:
         """Read the published revision, and refuse what is not ours in the link's place."""
-        revision = self._published_revision()
+        published = self._published_revision()
+        if published is not None:
+            header = read_header(self.state, f"{MANIFESTS}/{published}.json")
+            if header is not None:
+                self._refuse_foreign(header)
+        self._unpublished = self._take_up_unpublished(published)
+        revision = self._unpublished or published
         if revision is None:
             return
-        manifest = read_manifest(self.state, f"{MANIFESTS}/{revision}.json")
-        if manifest is None:
-            return
-        self._refuse_foreign(manifest[0])
-        self._header = manifest[0]
-        self.published = {file.path: file for file in manifest[1]}
+        with read_manifest(self.state, f"{MANIFESTS}/{revision}.json") as manifest:
+            if manifest is not None and _load(ledger, manifest[1]):
+                self._header = manifest[0]
+
+    def _take_up_unpublished(self, published: str | None) -> str | None:
+        """Return the last revision that was complete when a kill kept it from being published; remove others of them.
+
+        Only what an epoch says that it was about to publish is looked at: an old revision may be in use by pods.
+        """
+        epochs = sorted(int(name) for name in self.state.names(EPOCHS) if name.isdigit())
+        found: str | None = None
+        for epoch in reversed(epochs):
+            note = f"{EPOCHS}/{epoch}/{PUBLISHING}"
+            revision = (self.state.read(note) or b"").decode(errors="replace")
+            if revision == published:
+                self.state.remove(note)  # it is no longer true, and must not be read once another one is published
+            if not _REVISION.fullmatch(revision) or revision in (published, found):
+                continue
+            whole = self.state.stat(f"{REVISIONS}/{revision}") is not None
+            if found is None and whole and read_header(self.state, f"{MANIFESTS}/{revision}.json") is not None:
+                found = revision
+            else:
+                self._remove_revision(revision)
+        return found
+
+    def _remove_revision(self, revision: str) -> None:
+        self.state.remove_tree(f"{REVISIONS}/{revision}")
+        self.state.remove(f"{MANIFESTS}/{revision}.json")
 
     def _refuse_foreign(self, header: ManifestHeader) -> None:
         mine = (self._managed.namespace, self._managed.name)
@@ -130,13 +183,12 @@ class ManagedLayout:
     def _path(self) -> str:
         return os.path.join(self._parent.path, self._link)
 
-    def take(self, file: ManifestFile, tree: Directory) -> bool:
+    def take(self, file: ManifestFile, tree: Directory, *, full: bool = False) -> bool:
         """Link an unchanged file of the published revision into the new one; copy it where links are refused."""
         if self._header is None:
             return False
         path = f"{REVISIONS}/{self._header.revision}/{file.path}"
-        status = self.state.stat(path)
-        if status is None or status.st_size != file.size or status.st_mtime_ns != file.modified:
+        if not is_as_published(self.state, path, file, full=full):
             return False
         if not self.state.link(path, tree, file.path):
             self.state.copy(path, tree, file.path)
@@ -149,28 +201,36 @@ class ManagedLayout:
         """Return None: no file has a final name before all have."""
         return None
 
-    def publish(
-        self, epoch: int, header: ManifestHeader, files: Sequence[ManifestFile], *, unchanged: bool
-    ) -> Published:
+    def publish(self, epoch: int, header: ManifestHeader, ledger: Ledger, *, unchanged: bool) -> Published:
         """Rename the tree to a revision, write its manifest, and flip the link."""
         managed = self._managed
         header = replace(header, namespace=managed.namespace, name=managed.name, uid=managed.uid)
         old = self._header
-        if old is not None and unchanged and old.manifest_digest == header.manifest_digest:
-            return self._keep(old, header, files)
+        if (
+            old is not None
+            and self._unpublished is None
+            and unchanged
+            and old.manifest_digest == header.manifest_digest
+        ):
+            return self._keep(old, header, ledger)
         self.state.make(REVISIONS)
+        # After a kill the next run takes the revision up by these two, unpublished as it is.
+        self.state.replace(f"{EPOCHS}/{epoch}/{PUBLISHING}", header.revision.encode())
+        write_manifest(self.state, f"{MANIFESTS}/{header.revision}.json", header, ledger.finished_files())
         self.state.rename(f"{EPOCHS}/{epoch}/{TREE}", self.state, f"{REVISIONS}/{header.revision}")
-        write_manifest(self.state, f"{MANIFESTS}/{header.revision}.json", header, files)
         self.state.flush()
         self._flip(header.revision)
+        self.state.remove(f"{EPOCHS}/{epoch}/{PUBLISHING}")
+        if self._unpublished is not None:
+            self._remove_revision(self._unpublished)
         self._prune(header)
         return Published(header.revision, "Link", header.manifest_digest, header.bytes)
 
-    def _keep(self, old: ManifestHeader, new: ManifestHeader, files: Sequence[ManifestFile]) -> Published:
+    def _keep(self, old: ManifestHeader, new: ManifestHeader, ledger: Ledger) -> Published:
         """Leave the published revision where it is: it holds the same. Its manifest says whose it is now."""
         kept = replace(old, uid=new.uid, spec_hash=new.spec_hash)
         if kept != old:
-            write_manifest(self.state, f"{MANIFESTS}/{old.revision}.json", kept, files)
+            write_manifest(self.state, f"{MANIFESTS}/{old.revision}.json", kept, ledger.finished_files())
         return Published(old.revision, "Link", old.manifest_digest, old.bytes)
 
     def _flip(self, revision: str) -> None:
@@ -193,8 +253,7 @@ class ManagedLayout:
         ]
         limit = self._managed.prune_replaced_before
         for revision in prunable(headers, current, keep=self._managed.keep_revisions, replaced_before=limit):
-            self.state.remove_tree(f"{REVISIONS}/{revision}")
-            self.state.remove(f"{MANIFESTS}/{revision}.json")
+            self._remove_revision(revision)
 
 
 def prunable(
@@ -229,18 +288,21 @@ class InPlaceLayout:
         self._root = Directory.open(root)
         self.state = self._root.child(STATE_DIRECTORY)
         self._manifest = f"{MANIFESTS}/{request}.json"
-        self.published: dict[str, ManifestFile] = {}
 
-    def begin(self) -> None:
+    def close(self) -> None:
+        """Close the directories."""
+        self._root.close()
+        self.state.close()
+
+    def begin(self, ledger: Ledger) -> None:
         """Read the manifest of the same request, if it was here before."""
-        manifest = read_manifest(self.state, self._manifest)
-        if manifest is not None:
-            self.published = {file.path: file for file in manifest[1]}
+        with read_manifest(self.state, self._manifest) as manifest:
+            if manifest is not None:
+                _load(ledger, manifest[1])
 
-    def take(self, file: ManifestFile, tree: Directory) -> bool:  # noqa: ARG002 - the protocol's
+    def take(self, file: ManifestFile, tree: Directory, *, full: bool = False) -> bool:  # noqa: ARG002 - the protocol's
         """Leave an unchanged file where it is."""
-        status = self._root.stat(file.path)
-        return status is not None and (status.st_size, status.st_mtime_ns) == (file.size, file.modified)
+        return is_as_published(self._root, file.path, file, full=full)
 
     def place(self, path: str, tree: Directory) -> None:
         """Rename a file to its final name, over an older one."""
@@ -254,24 +316,43 @@ class InPlaceLayout:
         self,
         epoch: int,  # noqa: ARG002 - the protocol's
         header: ManifestHeader,
-        files: Sequence[ManifestFile],
+        ledger: Ledger,
         *,
         unchanged: bool,  # noqa: ARG002 - the protocol's
     ) -> Published:
         """Write the manifest, then remove the files that only the last one listed."""
         self.state.flush()
-        write_manifest(self.state, self._manifest, header, files)
-        gone = self.published.keys() - {file.path for file in files}
-        for path in gone:
-            if self.take(self.published[path], self._root):
-                self._root.remove(path)
-                self._root.remove_empty_parents(path)
+        write_manifest(self.state, self._manifest, header, ledger.finished_files())
+        for file in ledger.published_but_not_planned():
+            if self.take(file, self._root):
+                self._root.remove(file.path)
+                self._root.remove_empty_parents(file.path)
         return Published(None, "InPlace", header.manifest_digest, header.bytes)
 
 
-def new_header(spec_hash: str, digest: str, files: Sequence[ManifestFile]) -> ManifestHeader:
-    """Return the header of a tree that is about to be published."""
+def is_as_published(directory: Directory, path: str, file: ManifestFile, *, full: bool = False) -> bool:
+    """Say whether a file has the size and mtime that its manifest lists; where `full`, the checksum too."""
+    status = directory.stat(path)
+    if status is None or (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
+        return False
+    return not full or holds_checksum(directory, path, file)
+
+
+def _load(ledger: Ledger, files: Iterable[ManifestFile]) -> bool:
+    """Take a manifest's files into the ledger; False, and none of them, where it is damaged."""
+    try:
+        ledger.load_published(files)
+    except DamagedManifestError:
+        ledger.forget_published()
+        return False
+    return True
+
+
+def new_header(spec_hash: str, ledger: Ledger) -> ManifestHeader:
+    """Return the header of the tree that is about to be published: the finished files of the ledger."""
+    digest = manifest_digest(ledger.finished_files())
+    files, size = ledger.count_finished()
     time = now()
     stamp = time.translate({ord(character): None for character in "-:."}).replace("+0000", "Z")
     revision = f"{stamp}-{digest.removeprefix('sha256:')[:8]}-{os.urandom(2).hex()}"
-    return ManifestHeader(revision, spec_hash, digest, len(files), sum(file.size for file in files), time)
+    return ManifestHeader(revision, spec_hash, digest, files, size, time)

@@ -8,6 +8,7 @@ own gone, and stops before it journals or publishes anything.
 NFS and Lustre may lie about flock(2), and cache a directory's negative look-ups: so a plain file, reopened every time.
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -140,10 +141,12 @@ class TargetLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
-        content = self._state.read(LOCK)
-        holder = Holder.from_bytes(content) if content else None
-        if holder is not None and holder.token == self._holder.token:
-            self._state.remove(LOCK)
+        # Where it cannot be removed it goes stale, and the next one takes it over: no reason to fail.
+        with contextlib.suppress(OSError, DataFetchError):
+            content = self._state.read(LOCK)
+            holder = Holder.from_bytes(content) if content else None
+            if holder is not None and holder.token == self._holder.token:
+                self._state.remove(LOCK)
 
     def _take_free(self) -> bool:
         """Create the lock's file, which only one of many can; then our epoch, unless a takeover was faster."""

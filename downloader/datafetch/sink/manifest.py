@@ -6,26 +6,21 @@ line: who only asks whose it is reads no more.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
 
+from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory
 
 _VERSION = 1
+_BEGIN = b', "entries": ['
+_BATCH = 256
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
-    """One file of a published tree."""
-
-    path: str
-    size: int
-    identity: str
-    """Its identity at the source; empty where the source gives none."""
-    checksum: str | None = None
-    """`algorithm:value`, as it was verified."""
-    modified: int = 0
-    """mtime in nanoseconds when it was published."""
+class DamagedManifestError(Exception):
+    """A manifest that does not hold what its header says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,44 +57,72 @@ def write_manifest(directory: Directory, path: str, header: ManifestHeader, file
 
 
 def _lines(header: ManifestHeader, files: Iterable[ManifestFile]) -> Iterator[bytes]:
-    yield json.dumps(asdict(header))[:-1].encode() + b', "entries": [\n'
-    separator = b""
+    yield json.dumps(asdict(header))[:-1].encode() + _BEGIN + b"\n"
+    batch: list[str] = []
+    separator = ""
     for file in files:
-        yield separator + json.dumps(asdict(file), separators=(",", ":")).encode()
-        separator = b",\n"
-    yield b"\n]}\n"
+        batch.append(separator + _entry(file))
+        separator = ",\n"
+        if len(batch) >= _BATCH:
+            yield "".join(batch).encode()
+            batch.clear()
+    yield ("".join(batch) + "\n]}\n").encode()
+
+
+def _entry(file: ManifestFile) -> str:
+    checksum = "null" if file.checksum is None else quoted(file.checksum)
+    return (
+        f'{{"path":{quoted(file.path)},"size":{file.size},"identity":{quoted(file.identity)},"checksum":{checksum},'
+        f'"modified":{file.modified}}}'
+    )
 
 
 def read_header(directory: Directory, path: str) -> ManifestHeader | None:
     """Return a manifest's header, or None where there is none that can be read."""
-    content = directory.read(path)
-    if content is None:
-        return None
-    return _parse_header(content.partition(b"\n")[0])
+    with directory.lines(path) as lines:
+        return _parse_header(next(lines, b""))
 
 
 def _parse_header(line: bytes) -> ManifestHeader | None:
     try:
-        document = json.loads(line.removesuffix(b', "entries": [') + b"}")
+        document = json.loads(line.rstrip(b"\n").removesuffix(_BEGIN) + b"}")
         return ManifestHeader(**document)
     except (ValueError, TypeError):
         return None
 
 
-def read_manifest(directory: Directory, path: str) -> tuple[ManifestHeader, list[ManifestFile]] | None:
-    """Return a manifest, or None where there is none that can be read whole."""
-    content = directory.read(path)
-    if content is None:
-        return None
-    header = _parse_header(content.partition(b"\n")[0])
-    if header is None:
-        return None
-    try:
-        return header, [ManifestFile(**entry) for entry in json.loads(content)["entries"]]
-    except (ValueError, TypeError, KeyError):
-        return None
+@contextmanager
+def read_manifest(directory: Directory, path: str) -> Iterator[tuple[ManifestHeader, Iterator[ManifestFile]] | None]:
+    """Yield a manifest's header and its files, read as they are asked for; None where there is no header.
+
+    The files raise DamagedManifestError where what follows is not the whole of a manifest.
+    """
+    with directory.lines(path) as lines:
+        header = _parse_header(next(lines, b""))
+        yield None if header is None else (header, _parse_files(header, lines))
 
 
-def owned_by(header: ManifestHeader, *, uid: str) -> ManifestHeader:
-    """Return the header with another owner: a resource that was deleted and made again under the same name."""
-    return replace(header, uid=uid)
+def _parse_files(header: ManifestHeader, lines: Iterator[bytes]) -> Iterator[ManifestFile]:
+    count = 0
+    for line in lines:
+        if not line.startswith(b"{"):
+            continue  # the end, or the blank line of a manifest without files
+        try:
+            yield ManifestFile(**json.loads(line.rstrip(b",\n")))
+        except (ValueError, TypeError):
+            raise DamagedManifestError(header.revision) from None
+        count += 1
+    if count != header.files:
+        raise DamagedManifestError(header.revision)
+
+
+__all__ = [
+    "DamagedManifestError",
+    "ManifestFile",
+    "ManifestHeader",
+    "now",
+    "quoted",
+    "read_header",
+    "read_manifest",
+    "write_manifest",
+]

@@ -136,6 +136,12 @@ class Source(Protocol):
         CredentialsRejectedError, SourceUnavailableError (with `retry_after` and `throttled`).
         """
 
+    def look_up(self, entry: Entry) -> Entry:
+        """Return the object as it is now: another identity, size and checksum than the listing found, perhaps.
+
+        Raises SourceNotFoundError where it is gone, and what `list` raises beside.
+        """
+
     def close(self) -> None:
         """Release connections."""
 

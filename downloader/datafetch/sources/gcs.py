@@ -36,7 +36,7 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
 from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal
-from datafetch.sources.selection import select_in_buckets
+from datafetch.sources.selection import present_state, select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import reason_of
@@ -131,6 +131,11 @@ class GCSSource:
     def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
         """Return the checksum that the listing named."""
         return entry.checksum
+
+    def look_up(self, entry: Entry) -> Entry:
+        """Return the object as it is now."""
+        bucket, _, key = entry.key.partition("/")
+        return present_state(entry, self._find(bucket, key))
 
     def close(self) -> None:
         """Release connections."""

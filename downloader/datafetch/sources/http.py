@@ -89,6 +89,10 @@ class HttpSource:
         """Return None: a HEAD names no checksum."""
         return entry.checksum
 
+    def look_up(self, entry: Entry) -> Entry:
+        """Return the file as it is now."""
+        return with_retries(partial(self._look_up, entry.key, entry.path))
+
     def close(self) -> None:
         """Release connections."""
         self._transport.close()

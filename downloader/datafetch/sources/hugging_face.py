@@ -127,6 +127,10 @@ class HuggingFaceSource:
         """Return the checksum that the listing named."""
         return entry.checksum
 
+    def look_up(self, entry: Entry) -> Entry:
+        """Return the entry: a file of a commit never changes."""
+        return entry
+
     def close(self) -> None:
         """Release connections. The SDK's own are shared by the process and stay."""
         self._transport.close()

@@ -44,7 +44,7 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
 from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal
-from datafetch.sources.selection import select_in_buckets
+from datafetch.sources.selection import present_state, select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import retry_after
@@ -178,6 +178,10 @@ class S3Source:
         if headers.get("x-amz-server-side-encryption") in _ENCRYPTED_ETAGS:
             return None
         return None if "x-amz-server-side-encryption-customer-algorithm" in headers else entry.checksum
+
+    def look_up(self, entry: Entry) -> Entry:
+        """Return the object as it is now."""
+        return present_state(entry, self._find(*self._split_key(entry.key)))
 
     def close(self) -> None:
         """Release connections."""

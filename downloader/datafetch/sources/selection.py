@@ -143,6 +143,13 @@ def _landings(entry: Entry, tasks: Iterable[tuple[int, _Task]], matched: set[int
     return paths
 
 
+def present_state(entry: Entry, found: Entry | None) -> Entry:
+    """Return an entry as its object was found now. Raises SourceNotFoundError where it is gone."""
+    if found is None:
+        raise SourceNotFoundError(f"{entry.key!r} was there when the source was listed, and is gone", key=entry.key)
+    return replace(found, key=entry.key, path=entry.path)
+
+
 def _nothing_matched(selection: Selection, where: str) -> SourceNotFoundError:
     place = f"below {selection.prefix!r}" if selection.prefix else "at all"
     if not (selection.patterns or selection.exclude):

@@ -118,9 +118,54 @@ class Transport:
         exchange.finish()
         return Answer(exchange.head.status, exchange.head.headers, exchange.request.url, error)
 
+    def address(self, request: Request) -> tuple[Destination, bytes]:
+        """Return where a request for a whole object goes, and its head, for who sends it himself."""
+        origin, target = _divide(request.url)
+        destination = self._destination(request.url, origin)
+        return destination, _render(request, target, destination, {})
+
+    def brings_whole(self, head: Head, pin: Pin) -> bool:
+        """Say whether an answer's head is the plain one: the whole of exactly the pinned object, in one piece.
+
+        Whatever else it may be, `open_range` knows what to do about it.
+        """
+        headers = head.headers
+        if head.status != 200 or "transfer-encoding" in headers or headers.get("content-length") != str(pin.size):
+            return False
+        if headers.get("content-encoding", "identity") != "identity" and not self._stored_encodings:
+            return False
+        return all(headers.get(name, expected) == expected for name, expected in pin.headers.items())
+
+    def refusal(self, head: Head, body: bytes, url: str) -> DataFetchError:
+        """Return what a status of 400 or more means, by the answer's head and the beginning of its body."""
+        code, message = code_and_message(head.headers, body)
+        redact, place = self._secrets.redact, redact_uri(url)
+        return self._classify(
+            Refusal(head.status, redact(head.reason), place, head.headers, redact(code), redact(message))
+        )
+
+    def failure(self, error: Exception, url: str) -> DataFetchError:
+        """Return what a broken exchange means."""
+        try:
+            self._fail(error, redact_uri(url))
+        except DataFetchError as meant:
+            return meant
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Return the TLS settings of this source. Raises InvalidConfigError where a CA file cannot be read."""
+        return self._pool.tls_context()
+
     def close(self) -> None:
         """Close every connection; reads that are under way fail."""
         self._pool.close()
+
+    def _destination(self, url: str, origin: str) -> Destination:
+        destination = self._destinations.get(origin)
+        if destination is None:
+            parts = _split(url)
+            destination = self._pool.destination(parts.scheme, parts.hostname or "", parts.port)
+            self._destinations[origin] = destination
+        return destination
 
     def _begin(self, exchange: "_Exchange", byte_range: ByteRange, pin: Pin) -> "RangeBody":
         head = exchange.head
@@ -185,11 +230,7 @@ class Transport:
 
     def _exchange(self, request: Request, range_header: Mapping[str, str]) -> "_Exchange":
         origin, target = _divide(request.url)
-        destination = self._destinations.get(origin)
-        if destination is None:
-            parts = _split(request.url)
-            destination = self._pool.destination(parts.scheme, parts.hostname or "", parts.port)
-            self._destinations[origin] = destination
+        destination = self._destination(request.url, origin)
         head = _render(request, target, destination, range_header)
         try:
             connection, answer = self._send(destination, head)
@@ -233,11 +274,7 @@ class Transport:
         except (OSError, ProtocolError):
             # The status says enough.
             length = 0
-        head = exchange.head
-        code, message = code_and_message(head.headers, bytes(body[:length]))
-        redact = self._secrets.redact
-        refusal = Refusal(head.status, redact(head.reason), exchange.place, head.headers, redact(code), redact(message))
-        return self._classify(refusal)
+        return self.refusal(exchange.head, bytes(body[:length]), exchange.request.url)
 
     def _fail(self, error: Exception, place: str) -> NoReturn:
         """Raise what a broken exchange means. `place` is a redacted URL."""

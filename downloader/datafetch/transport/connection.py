@@ -80,7 +80,7 @@ class Connection:
     def read_head(self) -> Head:
         """Return the answer's head, interim answers (1xx) left out."""
         while True:
-            head = _parse_head(self._read_until_blank_line())
+            head = parse_head(self._read_until_blank_line())
             if head.status >= 200:
                 return head
 
@@ -245,7 +245,8 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
 
 
-def _parse_head(data: bytes) -> Head:
+def parse_head(data: bytes) -> Head:
+    """Return an answer's head from its bytes, the blank line included. Raises ProtocolError."""
     lines = data[:-4].decode("latin-1").split("\r\n")
     match = re.fullmatch(r"HTTP/1\.([01]) (\d{3})(?: (.*))?", lines[0])
     if match is None:

@@ -142,7 +142,7 @@ class Pool:
         proxy = destination.proxy
         host, port = (proxy.host, proxy.port) if proxy else (destination.host, destination.port)
         timeout = min(CONNECT_SECONDS, self._silence)
-        context = self._tls_context() if destination.scheme == "https" else None
+        context = self.tls_context() if destination.scheme == "https" else None
         try:
             sock = socket.create_connection((host, port), timeout=timeout)
         except TimeoutError:
@@ -154,7 +154,9 @@ class Pool:
             if proxy:
                 self._open_tunnel(sock, destination, proxy)
             sock.settimeout(timeout)
-            return Connection(sock, self._silence, TlsLayer(sock, context, destination.host))
+            tls = TlsLayer(sock, context, destination.host)
+            tls.shake_hands()
+            return Connection(sock, self._silence, tls)
         except BaseException:
             sock.close()
             raise
@@ -169,7 +171,8 @@ class Pool:
             raise ProxyRefusedError(f"the proxy {proxy.host}:{proxy.port} answered {head.status} {head.reason}")
         tunnel.detach()
 
-    def _tls_context(self) -> ssl.SSLContext:
+    def tls_context(self) -> ssl.SSLContext:
+        """Return the TLS settings of this source, made at first use."""
         with self._lock:
             if self._context is None:
                 self._context = tls_context(self._ca_file, self._environment)

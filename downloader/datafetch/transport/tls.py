@@ -15,7 +15,7 @@ _local = threading.local()
 
 
 class TlsLayer:
-    """The client's side of one TLS connection. The handshake happens here, within the socket's timeout."""
+    """The client's side of one TLS connection; `shake_hands` comes before everything else."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, host: str) -> None:
         self._socket = sock
@@ -23,7 +23,6 @@ class TlsLayer:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._said_goodbye = False
-        self._shake_hands()
 
     def sendall(self, data: bytes) -> None:
         """Encrypt and send."""
@@ -74,7 +73,11 @@ class TlsLayer:
         self._said_goodbye = not count
         return count
 
-    def _shake_hands(self) -> None:
+    def shake_hands(self) -> None:
+        """Agree on keys. Raises BlockingIOError where the socket does not wait and the peer has not answered yet.
+
+        It is called again then, once there is something to read.
+        """
         while True:
             try:
                 self._tls.do_handshake()

@@ -88,6 +88,11 @@ class MemorySource:
         end = byte_range.end if byte_range.end is not None else 1 << 62
         yield MemoryReader(self._bucket, entry.key, byte_range.start, end)
 
+    def look_up(self, entry: Entry) -> Entry:
+        found = self._bucket.objects[entry.key]
+        checksum = Checksum(ChecksumAlgorithm.CRC32, found.promised)
+        return Entry(entry.key, entry.path, len(found.content), found.identity, checksum)
+
     def close(self) -> None:
         return
 

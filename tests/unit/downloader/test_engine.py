@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from datafetch import engine
-from datafetch.engine import PART_BYTES
 from datafetch.errors import (
     InsufficientSpaceError,
     IntegrityMismatchError,
@@ -19,6 +18,7 @@ from datafetch.errors import (
     TargetOccupiedError,
     UnsafePathError,
 )
+from datafetch.transfer import PART_BYTES
 from datafetch_api.report import Stage
 from unit.downloader.memory_source import Fetch, MemoryBucket, MemoryObject, in_place, managed, wait_until
 from unit.downloader.tree import tree

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datafetch.ledger import Ledger
+from datafetch.plan import missing_ranges
+from datafetch.records import ManifestFile, PlannedFile, StagedFile
 from datafetch.sink import journal
 from datafetch.sink.directory import Directory
-from datafetch.sink.journal import Journal, missing_ranges, recover
+from datafetch.sink.journal import Journal, recover
 from datafetch.sink.layout import prunable
 from datafetch.sink.manifest import ManifestHeader
 
@@ -21,20 +24,31 @@ def state(tmp_path: Path) -> Directory:
     return Directory.open(str(tmp_path))
 
 
+def big(identity: str) -> PlannedFile:
+    return PlannedFile(0, "s", "big", "big", 10 * MIB, identity, None)
+
+
+def recovered(state: Directory) -> dict[str, StagedFile]:
+    """Return what a later epoch finds."""
+    ledger = Ledger()
+    recover(state, 2, ledger)
+    return {path: staged for path in ledger.staged_paths() if (staged := ledger.staged(path)) is not None}
+
+
 def written(state: Directory) -> None:
     """Let an epoch note one whole file and one range before a flush, and one of each after it."""
     left = Journal(state, 1)
-    left.add_file("flushed", 3, "id-1", None, 1)
-    left.add_range("big", 10 * MIB, "id-2", 0, MIB)
+    left.add_files([ManifestFile("flushed", 3, "id-1", None, 1)])
+    left.add_range(big("id-2"), 0, MIB)
     left.mark_flushed()
-    left.add_file("late", 3, "id-3", None, 1)
-    left.add_range("big", 10 * MIB, "id-2", MIB, 2 * MIB)
+    left.add_files([ManifestFile("late", 3, "id-3", None, 1)])
+    left.add_range(big("id-2"), MIB, 2 * MIB)
     left.close()
 
 
 def test_all_that_was_noted_counts_on_the_same_boot(state: Directory) -> None:
     written(state)
-    found = recover(state, 2)
+    found = recovered(state)
     assert set(found) == {"flushed", "late", "big"}
     assert found["big"].ranges == [(0, MIB), (MIB, 2 * MIB)]
 
@@ -44,7 +58,7 @@ def test_after_a_loss_of_the_machine_only_what_was_flushed_counts(
 ) -> None:
     written(state)
     monkeypatch.setattr(journal, "boot_id", lambda: "another boot")
-    found = recover(state, 2)
+    found = recovered(state)
     assert set(found) == {"flushed", "big"}
     assert found["big"].ranges == [(0, MIB)]
 
@@ -53,33 +67,33 @@ def test_a_line_that_a_kill_cut_off_is_passed_over(state: Directory, tmp_path: P
     written(state)
     with (tmp_path / "epochs/1/journal").open("ab") as file:
         file.write(b'{"file":"torn","si')
-    assert "torn" not in recover(state, 2)
+    assert "torn" not in recovered(state)
 
 
 def test_another_identity_begins_anew(state: Directory) -> None:
     left = Journal(state, 1)
-    left.add_range("big", 10 * MIB, "old", 0, 5 * MIB)
-    left.add_range("big", 10 * MIB, "new", 0, MIB)
+    left.add_range(big("old"), 0, 5 * MIB)
+    left.add_range(big("new"), 0, MIB)
     left.close()
-    staged = recover(state, 2)["big"]
+    staged = recovered(state)["big"]
     assert staged.ranges == [(0, MIB)]
-    assert staged.is_of(10 * MIB, "new")
-    assert not staged.is_of(10 * MIB, "old")
+    assert staged.is_of(big("new"))
+    assert not staged.is_of(big("old"))
 
 
 def test_an_object_without_identity_is_never_taken_up_again(state: Directory) -> None:
     left = Journal(state, 1)
-    left.add_file("a", 3, "", None, 1)
+    left.add_files([ManifestFile("a", 3, "", None, 1)])
     left.close()
-    assert not recover(state, 2)["a"].is_of(3, "")
+    assert not recovered(state)["a"].is_of(PlannedFile(0, "s", "a", "a", 3, "", None))
 
 
 def test_what_was_dropped_does_not_count(state: Directory) -> None:
     left = Journal(state, 1)
-    left.add_file("a", 3, "id", None, 1)
+    left.add_files([ManifestFile("a", 3, "id", None, 1)])
     left.drop("a")
     left.close()
-    assert recover(state, 2) == {}
+    assert recovered(state) == {}
 
 
 @given(

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from datafetch.errors import UnsafePathError
+from datafetch.ledger import Ledger
 from datafetch.plan import Plan, fold_case
 from datafetch.sources import Entry
 from datafetch_api.config import DownloadConfig
@@ -181,10 +182,10 @@ def test_names_alike_after_folding_collide_where_the_file_system_folds(
     first, second = head + names[0], head.lower() + names[1] + ("/child" if below else "")
     if first == second:
         return
-    plan = Plan(fold_case)
-    plan.add(0, "s", Entry(first, first, 1, "id"))
+    plan = Plan(Ledger(), ["s"], fold_case)
+    plan.add(0, [Entry(first, first, 1, "id")])
     with pytest.raises(UnsafePathError, match="collide"):
-        plan.add(0, "s", Entry(second, second, 1, "id"))
+        plan.add(0, [Entry(second, second, 1, "id")])
 
 
 def test_a_process_may_run_any_number_of_fetches(layout: str) -> None:
@@ -198,4 +199,4 @@ def test_a_process_may_run_any_number_of_fetches(layout: str) -> None:
 @pytest.mark.parametrize("key", [".DataFetch/lock", ".DATAFETCH", ".datafetch/lock"])
 def test_our_own_directory_is_refused_in_every_spelling_where_the_file_system_folds(key: str) -> None:
     with pytest.raises(UnsafePathError, match="our own directory"):
-        Plan(fold_case).add(0, "s", Entry(key, key, 1, "id"))
+        Plan(Ledger(), ["s"], fold_case).add(0, [Entry(key, key, 1, "id")])

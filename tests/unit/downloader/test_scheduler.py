@@ -2,35 +2,44 @@
 
 import threading
 import time
+from collections import Counter
 
-from datafetch.plan import PlannedFile
+from datafetch.records import Kind, PlannedFile
 from datafetch.scheduler import FileTask, RangeTask, Scheduler
 
 
-def file(source: int, number: int) -> PlannedFile:
-    return PlannedFile(source, str(source), f"{number}", f"{source}/{number}", 1, "id", None)
+def pull(source: int, kind: Kind, after: int, limit: int) -> list[PlannedFile]:
+    """Return files of a listing that never ends."""
+    numbers = range(after + 1, after + 1 + limit)
+    return [PlannedFile(source, str(source), f"{n}", f"{source}/{n}", 1, "id", None, n) for n in numbers]
+
+
+def queue(limit: int) -> Scheduler[str]:
+    return Scheduler(limit, pull)
+
+
+def large(count: int) -> Counter[Kind]:
+    return Counter({Kind.LARGE: count})
 
 
 def test_sources_take_turns() -> None:
-    scheduler: Scheduler[str] = Scheduler(100)
-    for number in range(100):
-        scheduler.add_file(file(0, number))
-    scheduler.add_file(file(1, 0))
+    scheduler: Scheduler[str] = queue(100)
+    scheduler.add_files(0, large(100))
+    scheduler.add_files(1, large(1))
     first = [task.file.source_index for _ in range(3) if isinstance(task := scheduler.next(), FileTask)]
     assert 1 in first
 
 
 def test_small_files_are_not_starved_by_the_ranges_of_a_large_one() -> None:
-    scheduler: Scheduler[str] = Scheduler(100)
+    scheduler: Scheduler[str] = queue(100)
     scheduler.add_ranges([RangeTask("large", start, start + 1) for start in range(1000)])
-    scheduler.add_file(file(0, 0))
+    scheduler.add_files(0, large(1))
     assert any(isinstance(scheduler.next(), FileTask) for _ in range(2))
 
 
 def test_no_more_than_the_limit_are_under_way() -> None:
-    scheduler: Scheduler[str] = Scheduler(2)
-    for number in range(3):
-        scheduler.add_file(file(0, number))
+    scheduler: Scheduler[str] = queue(2)
+    scheduler.add_files(0, large(3))
     assert scheduler.next()
     assert scheduler.next()
     third: list[object] = []
@@ -44,11 +53,11 @@ def test_no_more_than_the_limit_are_under_way() -> None:
 
 
 def test_workers_go_home_when_all_is_done() -> None:
-    scheduler: Scheduler[str] = Scheduler(2)
-    scheduler.add_file(file(0, 0))
+    scheduler: Scheduler[str] = queue(2)
+    scheduler.add_files(0, large(1))
     assert scheduler.next()
     scheduler.complete()
     assert not scheduler.wait(0.0)
-    scheduler.finish_file()
+    scheduler.finish_files()
     assert scheduler.wait(0.0)
     assert scheduler.next() is None
