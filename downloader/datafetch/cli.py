@@ -10,10 +10,16 @@ import os
 from collections.abc import Sequence
 
 from datafetch import __version__
-from datafetch.commands import fetch, lock, verify
+from datafetch.commands import completion, fetch, lock, verify
 from datafetch.commands.options import CommandLineError, Parser
 
-_ADD = {"run": fetch.add_run, "get": fetch.add_get, "verify": verify.add_verify, "lock": lock.add_lock}
+_ADD = {
+    "run": fetch.add_run,
+    "get": fetch.add_get,
+    "verify": verify.add_verify,
+    "lock": lock.add_lock,
+    "completion": completion.add_completion,
+}
 COMMANDS = tuple(_ADD)
 
 _DESCRIPTION = """\

@@ -5,9 +5,12 @@ the order of their paths' bytes, so that neither is held in memory, however many
 and hash the files. Links are not followed.
 """
 
+import errno
 import heapq
+import io
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +56,7 @@ class Manifest:
 
         Raises IntegrityMismatchError where it is not as we write it.
         """
-        with open(self.path, "rb") as file:
+        with _open(self.path) as file:
             file.readline()
             previous = b""
             for line in file:
@@ -125,7 +128,7 @@ def _manifests(directory: str, names: Iterable[str]) -> tuple[Manifest, ...]:
 
 def _header(path: str) -> ManifestHeader | None:
     try:
-        with open(path, "rb") as file:
+        with _open(path) as file:
             return ManifestHeader(**json.loads(file.readline().removesuffix(b', "entries": [\n') + b"}"))
     except FileNotFoundError:
         return None
@@ -133,6 +136,16 @@ def _header(path: str) -> ManifestHeader | None:
         raise IntegrityMismatchError(f"the manifest {path!r} is damaged; fetch again, and it is written anew") from None
     except OSError as error:
         raise InvalidConfigError(f"cannot read the manifest {path!r}: {error.strerror}") from None
+
+
+def _open(path: str) -> io.BufferedReader:
+    """Open a regular file; what somebody put in its place is neither followed nor waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = open(descriptor, "rb")  # noqa: SIM115 - the caller's to close
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return file
 
 
 def _names(directory: str) -> list[str]:
@@ -349,10 +362,9 @@ class _Readers:
 
     def _compare(self, file: ManifestFile, hasher: Hasher) -> None:
         path = os.path.join(self._directory, file.path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as content:
+        with _open(path) as content:
             buffer = memoryview(bytearray(min(_READ_BYTES, file.size + 1)))
-            while (count := content.readinto(buffer)) and not self._cancel.is_set():
+            while (count := content.raw.readinto(buffer) or 0) and not self._cancel.is_set():
                 hasher.update(buffer[:count])
                 self._received(count)
         algorithm, _, promised = (file.checksum or "").partition(":")

@@ -192,6 +192,7 @@ def add_log_options(
         "--log-level",
         metavar="LEVEL",
         type=_log_level,
+        choices=LOG_LEVELS,
         default="INFO",
         help=f"how much to say on standard error: {', '.join(LOG_LEVELS)} (default: INFO)",
     )
