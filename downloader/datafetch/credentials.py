@@ -9,7 +9,7 @@ import os
 import threading
 
 from datafetch.errors import InvalidConfigError
-from datafetch.redaction import hide, redacted, remember, single_line
+from datafetch.redaction import hide, redacted, remember, remember_parts, single_line
 
 _SHORTEST_SECRET = 4
 """Shorter values would blot out ordinary words."""
@@ -101,7 +101,10 @@ class CredentialFiles:
         value = content.strip("\r\n \t\ufeff")
         if not value:
             raise InvalidConfigError(f"{field}: {path!r} is empty; put the value into it", source=self._source)
-        return self._secrets.add(value) if secret else value
+        if secret:
+            return self._secrets.add(value)
+        remember_parts(value)
+        return value
 
 
 def _version(path: str) -> tuple[int, ...] | None:

@@ -87,6 +87,12 @@ def forms(value: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=len, reverse=True))
 
 
+def remember_parts(value: str) -> None:
+    """Hide the secrets inside a text that may show otherwise: a JSON file of credentials, say."""
+    for part in _parts(value):
+        remember(part)
+
+
 def hide(text: str, secret_forms: Iterable[str]) -> str:
     """Return the text with the forms of a secret, and their beginnings of eight characters and more, hidden."""
     by_head: dict[str, list[str]] = {}
@@ -156,10 +162,10 @@ def _hide(text: str, head: str, alike: list[str]) -> str:
 def _gives_away(form: str, found: str, following: str) -> bool:
     """Return whether what was found is the secret, or its beginning in a text that was cut short.
 
-    It is neither where the text goes on in another way, nor where it is the first word of a secret of several: the
+    It is neither where a short one goes on in another way, nor where it is the first word of a secret of several: the
     password `datafetch-development` must not hide the name of this program.
     """
-    if len(found) == len(form):
+    if len(found) == len(form) or len(found) >= 2 * _PREFIX:
         return True
     is_first_word = found.isalpha() and not form[len(found)].isalnum()
     return not following.isalnum() and not is_first_word
@@ -199,6 +205,7 @@ def _json_parts(value: str) -> Iterator[str]:
 
 def _spellings(secret: str) -> Iterator[str]:
     plain = {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), quote(quote(secret, safe=""), safe="")}
+    plain.add(json.dumps(secret, ensure_ascii=False)[1:-1])
     plain |= {html.escape(secret), html.escape(secret, quote=False), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
     yield from plain
     data = secret.encode(errors="surrogateescape")
