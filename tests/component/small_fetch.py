@@ -5,6 +5,7 @@ disk is the layer's business, and a flush of the machine's own disk would wait f
 """
 
 import itertools
+import os
 import random
 import shutil
 import stat
@@ -110,11 +111,15 @@ class Workshop:
     def prepared(self, scenario: Scenario) -> tuple[Path, Path]:
         """Return a volume in a room of its own, as it is before the fetch, and the config of the fetch."""
         volume = self.room() / "volume"
+        volume.mkdir()
+        return volume, self.fill(scenario, volume)
+
+    def fill(self, scenario: Scenario, volume: Path) -> Path:
+        """Bring an empty volume into the state before the fetch, flushed; return the config of the fetch."""
         if scenario.refresh:
-            shutil.copytree(self._old[scenario.managed], volume, symlinks=True)
-        else:
-            volume.mkdir()
-        return volume, self.config(volume, list(NEW), managed=scenario.managed)
+            shutil.copytree(self._old[scenario.managed], volume, symlinks=True, dirs_exist_ok=True)
+            flush(volume)
+        return self.config(volume, list(NEW), managed=scenario.managed)
 
     def room(self) -> Path:
         """Return a new directory."""
@@ -142,6 +147,15 @@ def workshop() -> Iterator[Workshop]:
             yield Workshop(server, directory)
     finally:
         shutil.rmtree(directory)
+
+
+def flush(volume: Path) -> None:
+    """Bring all of a volume to its disk."""
+    descriptor = os.open(volume, os.O_RDONLY)
+    try:
+        assert seccomp.libc.syncfs(descriptor) == 0
+    finally:
+        os.close(descriptor)
 
 
 def problems(check: Callable[[Case], str | None], cases: Iterable[Case]) -> str:

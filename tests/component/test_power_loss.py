@@ -46,6 +46,7 @@ def problem_after(shop: Workshop, moment: Moment) -> str | None:
 
     disk = Disk(volume, rule, platter.after)
     run = disk.datafetch("run", config, "--max-workers", "2", home=volume.parent)
+    assert disk.calls, run.stderr
     where = f"{moment}, at {disk.calls[-1]}"
     platter.lose_power(moment.mood, random.Random(str(moment)))
     if run.code == 0 and published(volume) != scenario.expected:
