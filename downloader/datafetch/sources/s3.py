@@ -1,21 +1,24 @@
 """S3 and compatible servers: botocore finds credentials, endpoint and objects; the bytes go over `transport`.
 
-Each range is a GET signed with Signature Version 4 and pinned by If-Match. Selections are `selection`'s business.
+Each range is a GET pinned by If-Match. Signing is `sigv4`'s business, reading what S3 answers `s3_answers`', selections
+are `selection`'s.
 """
 
 import os
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+import botocore.handlers
 import botocore.session
 from botocore import UNSIGNED
-from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import CredentialResolver, ReadOnlyCredentials
@@ -41,20 +44,26 @@ from datafetch.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
 )
-from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
+from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
 from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal
+from datafetch.sources.s3_answers import entry_of, parse_page, promised_checksum
 from datafetch.sources.selection import present_state, select_in_buckets
+from datafetch.sources.sigv4 import Signer
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
 from datafetch.transport.refusals import retry_after
 from datafetch_api.config import S3Item
-from datafetch_api.uris import redact_uri
 
 _DEFAULT_REGION = "us-east-1"
 _TRIES = 5
 _UNRESERVED = "/-._~"
-_MD5 = re.compile(r'"([0-9a-f]{32})"')
+_needs_no_quoting = re.compile(r"[A-Za-z0-9/\-._~]*").fullmatch
+_CHECKSUM_MODE = (("x-amz-checksum-mode", "ENABLED"),)
+"""Asks for the checksum of an object in its answer's head."""
+_LARGE_BYTES = 8 << 20
+"""From here on, what a request for the checksum costs is nothing beside the object."""
+_MOST_PROMISES = 1024
 _ACCESS_KEYS = ("AWS_ACCESS_KEY_ID", "access_key_id")
 _SECRET_KEYS = ("AWS_SECRET_ACCESS_KEY", "secret_key", "secret_access_key")
 _SESSION_TOKENS = ("AWS_SESSION_TOKEN", "session_token")
@@ -73,17 +82,32 @@ _THROTTLED = frozenset({"SlowDown", "Throttling", "ThrottlingException", "Reques
 _WRONG_REGION = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
-_ENCRYPTED_ETAGS = frozenset({"aws:kms", "aws:kms:dsse"})
+_LISTED = "DataFetchEntries"
+"""Under this name our reading of a listing's page stands in botocore's."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a bucket's objects are, as botocore resolved it, and how requests to it are signed."""
+    """Where a bucket's objects are, as botocore resolved it, and who signs requests to it."""
 
     url: str
     """Without a trailing slash."""
+    host: str
+    """As it stands in the Host header."""
+    path: str
+    """The URL's path: what comes before the key."""
     region: str
     service: str
+    signer: Signer
+
+    @classmethod
+    def of(cls, url: str, region: str, service: str) -> "_Place":
+        """Return the place of a URL."""
+        parts = urlsplit(url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        if parts.port not in (None, 443 if parts.scheme == "https" else 80):
+            host = f"{host}:{parts.port}"
+        return cls(url, host, parts.path, region, service, Signer(region, service))
 
 
 class S3Source:
@@ -111,8 +135,11 @@ class S3Source:
             raise self._from_sdk(error, "the settings cannot work").at(item.name) from None
         # Where a bucket is, botocore knows once it has signed a request for it, redirects to its region included.
         self._client.meta.events.register_last("before-sign.s3", self._remember_place)
+        self._read_pages()
         self._places: dict[str, _Place] = {}
+        self._promises = _Promises()
         self._credentials: Any = None
+        self._known_keys: ReadOnlyCredentials | None = None
         self._lock = threading.Lock()
         self._transport = Transport(
             stall_timeout=stall_timeout,
@@ -159,25 +186,17 @@ class S3Source:
 
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the object, once more with new keys where the files were rotated meanwhile."""
-        ask = partial(open_range, self, entry, byte_range)
+        ask = partial(self._open, entry, byte_range)
         return with_renewal(ask, self._renew, source=self.name, key=entry.key)
 
-    def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
-        """Return the signed GET of a range of the object."""
-        bucket, key = self._split_key(entry.key)
-        place = self._places.get(bucket) or self._resolve(bucket)
-        url = f"{place.url}/{quote(key, safe=_UNRESERVED)}"
-        etag = entry.identity.removeprefix("etag:")
-        request = Request(url, {"If-Match": etag} if etag else {}, self._sign(url, place))
-        return request, Pin(entry.size, {"etag": etag} if etag else {})
+    def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:
+        """Return the signed GET of a range of the object; a whole one is asked for with its checksum."""
+        signed = () if byte_range.start or byte_range.end not in (None, entry.size) else _CHECKSUM_MODE
+        return self._request(entry, signed, "GET")
 
     def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:
-        """Return the checksum that the listing named, unless the answer says that it is none."""
-        # The ETag of an object that S3 encrypts with a key of KMS or the caller's is no MD5 of its content
-        # (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html), and only the answer tells which one it is.
-        if headers.get("x-amz-server-side-encryption") in _ENCRYPTED_ETAGS:
-            return None
-        return None if "x-amz-server-side-encryption-customer-algorithm" in headers else entry.checksum
+        """Return the checksum in the answer's head, else the listing's, unless the answer says that it is none."""
+        return promised_checksum(entry, headers)
 
     def look_up(self, entry: Entry) -> Entry:
         """Return the object as it is now."""
@@ -188,23 +207,62 @@ class S3Source:
         self._transport.close()
         self._client.close()
 
+    def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+        body = open_range(self, entry, byte_range)
+        is_part = byte_range.start or byte_range.end not in (None, entry.size)
+        if is_part and (entry.checksum is None or (entry.size or 0) >= _LARGE_BYTES):
+            # S3 gives the object's checksum with the whole object only, and to HEAD.
+            try:
+                promised = self._promises.get(entry, self._ask_promise)
+            except BaseException:
+                body.__exit__(None, None, None)
+                raise
+            body.checksum = promised or body.checksum
+        return body
+
+    def _ask_promise(self, entry: Entry) -> Checksum | None:
+        """Return what a HEAD says of the object's checksum.
+
+        Raises SourceUnavailableError; a server that refuses the question has no answer to it.
+        """
+        request, pin = self._request(entry, _CHECKSUM_MODE, "HEAD")
+        answer = self._transport.ask(request)
+        if isinstance(answer.error, SourceUnavailableError) and answer.status != 501:
+            raise answer.error
+        if answer.error is not None or any(answer.headers.get(name) != value for name, value in pin.headers.items()):
+            return None
+        return promised_checksum(entry, answer.headers)
+
+    def _request(self, entry: Entry, signed: tuple[tuple[str, str], ...], method: str) -> tuple[Request, Pin]:
+        bucket, key = self._split_key(entry.key)
+        place = self._places.get(bucket) or self._resolve(bucket)
+        quoted = key if _needs_no_quoting(key) else quote(key, safe=_UNRESERVED)
+        credentials: dict[str, str] = {}
+        if not self._item.anonymous:
+            keys = self._freeze_keys(entry.key)
+            credentials = place.signer.sign(keys, place.host, f"{place.path}/{quoted}", headers=signed, method=method)
+        headers = dict(signed)
+        etag = entry.identity.removeprefix("etag:")
+        if not etag:
+            return Request(f"{place.url}/{quoted}", headers, credentials, method), Pin(entry.size)
+        headers["If-Match"] = etag
+        return Request(f"{place.url}/{quoted}", headers, credentials, method), Pin(entry.size, {"etag": etag})
+
     def _renew(self) -> bool:
         return self._file_credentials is not None and self._file_credentials.refresh()
 
-    def _sign(self, url: str, place: _Place) -> dict[str, str]:
-        """Return the headers that sign a GET of the URL; none for anonymous access."""
-        if self._item.anonymous:
-            return {}
+    def _freeze_keys(self, what: str) -> ReadOnlyCredentials:
+        """Return the keys of this moment."""
         try:
-            frozen = self._load_credentials().get_frozen_credentials()
+            keys: ReadOnlyCredentials = (self._credentials or self._load_credentials()).get_frozen_credentials()
         except BotoCoreError as error:
-            raise self._from_sdk(error, redact_uri(url)) from None
-        self._secrets.add(frozen.secret_key)
-        if frozen.token:
-            self._secrets.add(frozen.token)
-        request = AWSRequest("GET", url)
-        S3SigV4Auth(frozen, place.service, place.region).add_auth(request)
-        return dict(request.headers)
+            raise self._from_sdk(error, what) from None
+        if keys is not self._known_keys:
+            self._known_keys = keys
+            self._secrets.add(keys.secret_key)
+            if keys.token:
+                self._secrets.add(keys.token)
+        return keys
 
     def _load_credentials(self) -> Any:  # noqa: ANN401 - botocore has no types
         with self._lock:
@@ -222,7 +280,7 @@ class S3Source:
                 raise self._from_sdk(error, f"bucket {bucket!r}") from None
             self._explain_missing(bucket, key, error)
             return None
-        return _entry(key, found["ContentLength"], found["ETag"])
+        return entry_of(key, found["ContentLength"], found["ETag"])
 
     def _explain_missing(self, bucket: str, key: str, refused: ClientError) -> None:
         """Raise what the bucket says of a refused HEAD, unless it answers and only the object is missing.
@@ -245,8 +303,7 @@ class S3Source:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         try:
             for page in pages:
-                for found in page.get("Contents", ()):
-                    yield _entry(found["Key"], found["Size"], found["ETag"])
+                yield from page[_LISTED]
         except (BotoCoreError, ClientError) as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
 
@@ -259,6 +316,15 @@ class S3Source:
                 raise self._from_sdk(error, f"bucket {bucket!r}") from None
         return self._places[bucket]
 
+    def _read_pages(self) -> None:
+        """Have the pages of listings read by `_read_page` alone."""
+        events = self._client.meta.events
+        events.register_last("before-parse.s3.ListObjectsV2", _read_page)
+        # It parses every page only to see whether it is an error under status 200, which `_read_page` sees as well.
+        also = getattr(botocore.handlers, "_handle_200_error", None)
+        if also is not None:
+            events.unregister("before-parse.s3.*", also)
+
     def _remember_place(self, request: AWSRequest, operation_name: str, **context: object) -> None:
         bucket = request.context.get("s3_redirect", {}).get("bucket")
         url = request.url.partition("?")[0]
@@ -270,11 +336,12 @@ class S3Source:
         elif operation_name != "ListObjectsV2":
             return
         signing = request.context.get("signing", {})
-        self._places[bucket] = _Place(
-            url=url.rstrip("/"),
-            region=str(signing.get("region") or context.get("region_name")),
-            service=str(signing.get("signing_name") or context.get("signing_name")),
-        )
+        url = url.rstrip("/")
+        region = str(signing.get("region") or context.get("region_name"))
+        service = str(signing.get("signing_name") or context.get("signing_name"))
+        known = self._places.get(bucket)
+        if known is None or (known.url, known.region, known.service) != (url, region, service):
+            self._places[bucket] = _Place.of(url, region, service)
 
     def _split_key(self, key: str) -> tuple[str, str]:
         """Return bucket and key. A bucket may be given as an ARN, which holds slashes itself."""
@@ -396,10 +463,47 @@ class _FileProvider:
         return self._credentials
 
 
-def _entry(key: str, size: int, etag: str) -> Entry:
-    md5 = _MD5.fullmatch(etag)
-    checksum = Checksum(ChecksumAlgorithm.MD5, md5[1]) if md5 else None
-    return Entry(key, "", size, f"etag:{etag}" if etag.strip('"') else "", checksum)
+class _Promises:
+    """What a HEAD has told of large objects, the latest ones, each asked for once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked: OrderedDict[tuple[str, str], Future[Checksum | None]] = OrderedDict()
+
+    def get(self, entry: Entry, ask: Callable[[Entry], Checksum | None]) -> Checksum | None:
+        """Return what `ask` returned or returns; who comes while another one asks waits for that answer."""
+        place = (entry.key, entry.identity)
+        with self._lock:
+            known = self._asked.get(place)
+            if known is None:
+                mine = self._asked[place] = Future()
+                if len(self._asked) > _MOST_PROMISES:
+                    self._asked.popitem(last=False)
+        if known is not None:
+            return known.result()
+        try:
+            mine.set_result(ask(entry))
+        except BaseException as error:  # noqa: BLE001 - raised again below, and to those that wait
+            with self._lock:
+                self._asked.pop(place, None)
+            mine.set_exception(error)
+        return mine.result()
+
+
+def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Read a listing's page in place of botocore, which is left with the errors."""
+    if response_dict["status_code"] != 200:
+        return
+    page = parse_page(response_dict["body"])
+    if page is None:
+        # An error under status 200, or half a page: botocore asks again after a 500.
+        response_dict["status_code"] = 500
+        return
+    response_dict["body"] = b"<ListBucketResult/>"
+    customized_response_dict[_LISTED] = page.entries
+    customized_response_dict["IsTruncated"] = page.next_token is not None
+    if page.next_token is not None:
+        customized_response_dict["NextContinuationToken"] = page.next_token
 
 
 def _status(error: ClientError) -> int:

@@ -30,10 +30,13 @@ class _Task:
     """What has to be listed: the prefix, longer where every glob begins alike."""
 
 
-def select(selections: Sequence[Selection], where: str, find: Find, scan: Scan) -> Iterator[Entry]:
+def select(
+    selections: Sequence[Selection], where: str, find: Find, scan: Scan, key_prefix: str = ""
+) -> Iterator[Entry]:
     """Yield the objects that the selections take, with the path where each belongs.
 
-    `where` names the bucket in messages (`bucket 'data'`). Raises SourceNotFoundError where a selection takes nothing.
+    `where` names the bucket in messages (`bucket 'data'`); `key_prefix` comes before each key, for a source of several
+    buckets. Raises SourceNotFoundError where a selection takes nothing.
     """
     yielded: set[tuple[str, str]] = set()
     tasks = []
@@ -44,14 +47,14 @@ def select(selections: Sequence[Selection], where: str, find: Find, scan: Scan) 
             continue
         if (found.key, found.path) not in yielded:
             yielded.add((found.key, found.path))
-            yield found
+            yield _placed(found, key_prefix, found.path)
     matched: set[int] = set()
     for prefix in _roots(task.scanned for task in tasks):
         served = [(number, task) for number, task in enumerate(tasks) if task.scanned.startswith(prefix)]
         for entry in scan(prefix):
             for path in _landings(entry, served, matched):
                 if (entry.key, path) not in yielded:
-                    yield replace(entry, path=path)
+                    yield _placed(entry, key_prefix, path)
     for number, task in enumerate(tasks):
         if number not in matched:
             raise _nothing_matched(task.selection, where)
@@ -71,8 +74,9 @@ def select_in_buckets(
     for bucket, items in buckets:
         selections.setdefault(bucket, []).extend(items)
     for bucket, items in selections.items():
-        for entry in select(items, f"{noun} {bucket!r}", partial(find, bucket), partial(scan, bucket)):
-            yield replace(entry, key=f"{bucket}/{entry.key}")
+        yield from select(
+            items, f"{noun} {bucket!r}", partial(find, bucket), partial(scan, bucket), key_prefix=f"{bucket}/"
+        )
 
 
 def landing(selection: Selection, key: str) -> str:
@@ -99,6 +103,11 @@ def below(selection: Selection, relative: str) -> str:
 def is_directory_marker(key: str, size: int) -> bool:
     """Return whether an object only stands for a directory, as consoles and file system bridges make them."""
     return size == 0 and key.endswith("/")
+
+
+def _placed(entry: Entry, key_prefix: str, path: str) -> Entry:
+    # dataclasses.replace takes three times as long, and this is done for each of a million objects.
+    return Entry(key_prefix + entry.key, path, entry.size, entry.identity, entry.checksum)
 
 
 def _find_object(selection: Selection, where: str, find: Find) -> Entry | None:

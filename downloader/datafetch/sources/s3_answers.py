@@ -1,0 +1,101 @@
+"""What S3 answers, read: pages of a listing, and the checksums in an answer's head. Pure, without any SDK."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree as ET
+
+from datafetch.sources import Checksum, ChecksumAlgorithm, Entry
+
+_MD5 = re.compile(r'"([0-9a-f]{32})"')
+_ENCRYPTED_ETAGS = frozenset({"aws:kms", "aws:kms:dsse"})
+_CHECKSUMS = (
+    ("x-amz-checksum-crc32c", ChecksumAlgorithm.CRC32C, 4),
+    ("x-amz-checksum-crc32", ChecksumAlgorithm.CRC32, 4),
+    ("x-amz-checksum-crc64nvme", ChecksumAlgorithm.CRC64NVME, 8),
+    ("x-amz-checksum-sha256", ChecksumAlgorithm.SHA256, 32),
+    ("x-amz-checksum-sha1", ChecksumAlgorithm.SHA1, 20),
+)
+"""By what they cost. Mostly there is one."""
+
+
+class Page(NamedTuple):
+    """One page of ListObjectsV2."""
+
+    entries: list[Entry]
+    """Their `path` is empty."""
+    next_token: str | None
+    """None on the last page."""
+
+
+def parse_page(body: bytes) -> Page | None:
+    """Return a page of a listing; None where the body is no whole one, as an error under status 200 is.
+
+    botocore reads a page by a model of every field, which costs ten times as much.
+    """
+    try:
+        # Expat bounds what entities may expand to, as botocore relies on too.
+        root = ET.fromstring(body)  # noqa: S314 - as above
+    except ET.ParseError:
+        return None
+    namespace, _, name = root.tag.rpartition("}")
+    if name != "ListBucketResult":
+        return None
+    if namespace:
+        namespace += "}"
+    key_tag, size_tag, etag_tag = f"{namespace}Key", f"{namespace}Size", f"{namespace}ETag"
+    is_encoded = root.findtext(f"{namespace}EncodingType") == "url"
+    entries = []
+    for found in root.findall(f"{namespace}Contents"):
+        key, size = found.findtext(key_tag), found.findtext(size_tag, "")
+        if not key or not size.isdecimal():
+            return None
+        if is_encoded and ("%" in key or "+" in key):
+            key = unquote_plus(key)
+        entries.append(entry_of(key, int(size), found.findtext(etag_tag, "")))
+    if root.findtext(f"{namespace}IsTruncated") != "true":
+        return Page(entries, None)
+    token = root.findtext(f"{namespace}NextContinuationToken")
+    # Without it nobody could ask for the rest, and half a listing must not look like a whole one.
+    return Page(entries, token) if token else None
+
+
+def entry_of(key: str, size: int, etag: str) -> Entry:
+    """Return the entry of an object. The ETag of one that was uploaded in one part is its MD5."""
+    md5 = _MD5.fullmatch(etag)
+    checksum = Checksum(ChecksumAlgorithm.MD5, md5[1]) if md5 else None
+    return Entry(key, "", size, f"etag:{etag}" if etag.strip('"') else "", checksum)
+
+
+def promised_checksum(entry: Entry, headers: Mapping[str, str]) -> Checksum | None:
+    """Return what an object promises of all its bytes: the checksum in the answer's head, else that of its entry."""
+    found = _full_object_checksum(headers)
+    if found is not None:
+        return found
+    # The ETag of an object that S3 encrypts with a key of KMS or the caller's is no MD5 of its content
+    # (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html), and only the answer tells which one it is.
+    if headers.get("x-amz-server-side-encryption") in _ENCRYPTED_ETAGS:
+        return None
+    return None if "x-amz-server-side-encryption-customer-algorithm" in headers else entry.checksum
+
+
+def _full_object_checksum(headers: Mapping[str, str]) -> Checksum | None:
+    """Return the checksum of a whole object that an answer's head names.
+
+    Of an object in parts S3 may only know a checksum of the parts' checksums, and to a range that is one part it gives
+    the part's (https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html): neither is
+    one of the object's bytes.
+    """
+    if headers.get("x-amz-checksum-type") != "FULL_OBJECT" or "content-range" in headers:
+        return None
+    for name, algorithm, length in _CHECKSUMS:
+        try:
+            value = base64.b64decode(headers.get(name, ""), validate=True)
+        except binascii.Error:
+            continue
+        if len(value) == length:
+            return Checksum(algorithm, value.hex())
+    return None
