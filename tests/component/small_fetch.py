@@ -114,6 +114,12 @@ class Workshop:
         volume.mkdir()
         return volume, self.fill(scenario, volume)
 
+    def empty(self, names: list[str], *, managed: bool) -> tuple[Path, Path]:
+        """Return an empty volume in a room of its own, and the config that brings these files to it."""
+        volume = self.room() / "volume"
+        volume.mkdir()
+        return volume, self.config(volume, names, managed=managed)
+
     def fill(self, scenario: Scenario, volume: Path) -> Path:
         """Bring an empty volume into the state before the fetch, flushed; return the config of the fetch."""
         if scenario.refresh:
@@ -139,14 +145,20 @@ class Workshop:
 
 
 @contextmanager
-def workshop() -> Iterator[Workshop]:
-    """Open a workshop; all of its volumes go at the end."""
+def in_memory() -> Iterator[Path]:
+    """Yield a directory in memory; it goes at the end."""
     directory = Path(tempfile.mkdtemp(prefix="datafetch-", dir=_MEMORY if _MEMORY.is_dir() else None))
     try:
-        with StaticServer() as server:
-            yield Workshop(server, directory)
+        yield directory
     finally:
         shutil.rmtree(directory)
+
+
+@contextmanager
+def workshop() -> Iterator[Workshop]:
+    """Open a workshop; all of its volumes go at the end."""
+    with in_memory() as directory, StaticServer() as server:
+        yield Workshop(server, directory)
 
 
 def flush(volume: Path) -> None:

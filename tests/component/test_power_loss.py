@@ -4,6 +4,8 @@
 """
 
 import random
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,11 @@ from servers.http import StaticServer
 
 ANOTHER_BOOT = "00000000-0000-4000-8000-000000000001"
 NEVER = 1 << 30
+RANGE_BYTES = 32 << 20
+BIG_MIB = 112
+MIB_A_SECOND = 15
+SECONDS_AFTER_FLUSH = 1.6
+"""The first flush comes after 5 seconds, of two ranges; then the third ends, and the power goes."""
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +107,38 @@ def test_what_a_command_that_succeeded_has_published_outlives_a_loss_of_power(
         # The run after the loss knows by the marker that everything is there.
         twice = [name for name, data in NEW.items() if sent(shop.server, name) > len(data)]
         assert not twice, f"{mood}: fetched again, though the first run had succeeded"
+
+
+def test_of_a_big_file_what_was_flushed_is_kept_and_the_rest_is_fetched_again(shop: Workshop) -> None:
+    block = random.Random(7).randbytes((1 << 20) - 4)
+    content = b"".join(number.to_bytes(4, "big") + block for number in range(BIG_MIB))
+    shop.server.put("/big.bin", content)
+    volume, config = shop.empty(["big.bin"], managed=True)
+    platter = Platter(volume)
+    flushed: list[float] = []
+
+    def after(call: Call, path: Path) -> None:
+        platter.after(call, path)
+        if call.name == "syncfs":
+            flushed.append(time.monotonic())
+
+    def rule(call: Call) -> Verdict:
+        return PowerOff() if flushed and time.monotonic() - flushed[0] > SECONDS_AFTER_FLUSH else None
+
+    shop.server.pace.rate = MIB_A_SECOND << 20
+    try:
+        run = Disk(volume, rule, after).datafetch("run", config, "--max-workers", "1", home=volume.parent)
+    finally:
+        shop.server.pace.rate = None
+    assert run.code == -signal.SIGKILL, run.stderr
+    platter.lose_power(Mood.NAMES, random.Random(1))
+    assert published(volume) == {}
+    forget_holder(volume)
+    shop.server.traffic.clear()
+    again = Disk(volume, boot_id=ANOTHER_BOOT).datafetch("run", config, home=volume.parent)
+    assert again.code == 0, again.stderr
+    assert published(volume) == {"big.bin": content}, "zeros were taken for what had arrived"
+    assert sent(shop.server, "big.bin") <= len(content) - RANGE_BYTES, "nothing of what was flushed was kept"
 
 
 def sent(server: StaticServer, name: str) -> int:
