@@ -4,15 +4,25 @@ What a provider promises stands in `Entry.checksum`; who compares is the sink.
 """
 
 import hashlib
-import zlib
-from typing import Protocol
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 from datafetch.sources import ChecksumAlgorithm
 
-_POLYNOMIALS = {ChecksumAlgorithm.CRC32: 0xEDB88320, ChecksumAlgorithm.CRC32C: 0x82F63B78}
-"""Reflected."""
-_COPY_BYTES = 128 * 1024
-_IDENTITY = tuple(1 << bit for bit in range(32))
+
+class _Crc(NamedTuple):
+    """What makes a CRC: the highest bit of its register, and its polynomial, reflected."""
+
+    top: int
+    polynomial: int
+
+
+_CRCS = {
+    ChecksumAlgorithm.CRC32: _Crc(1 << 31, 0xEDB88320),
+    ChecksumAlgorithm.CRC32C: _Crc(1 << 31, 0x82F63B78),
+    ChecksumAlgorithm.CRC64NVME: _Crc(1 << 63, 0x9A6C9329AC4BC9B5),
+}
 
 
 class Hasher(Protocol):
@@ -29,9 +39,11 @@ def new_hasher(algorithm: ChecksumAlgorithm, size: int | None) -> Hasher | None:
     """Return a hasher for an object of `size` bytes, or None where the algorithm cannot be computed here."""
     match algorithm:
         case ChecksumAlgorithm.CRC32:
-            return _Crc32()
+            return _crc32()
         case ChecksumAlgorithm.CRC32C:
-            return _Crc32c()
+            return _crc32c()
+        case ChecksumAlgorithm.CRC64NVME:
+            return _crc64nvme()
         case ChecksumAlgorithm.MD5:
             return hashlib.md5(usedforsecurity=False)
         case ChecksumAlgorithm.SHA1:
@@ -41,73 +53,84 @@ def new_hasher(algorithm: ChecksumAlgorithm, size: int | None) -> Hasher | None:
         case ChecksumAlgorithm.GIT_BLOB:
             # git hashes the length before the content: without it there is nothing to compute.
             return None if size is None else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        case ChecksumAlgorithm.CRC64NVME:
-            return None
+
+
+def combinable(algorithm: ChecksumAlgorithm) -> bool:
+    """Return whether the checksum of a whole can be made of those of its pieces: a CRC's can."""
+    return algorithm in _CRCS
 
 
 def crc_combine(algorithm: ChecksumAlgorithm, first: int, second: int, second_length: int) -> int:
     """Return the CRC of two pieces put together, from the CRC of each and the second one's length in bytes.
 
-    For CRC32 and CRC32C; zlib's crc32_combine: a CRC is linear, so that what the second piece's length does to the
-    first CRC is a 32 x 32 matrix over GF(2).
-    Raises ValueError for another algorithm.
+    A CRC is linear: what the bytes of the second piece do to the first CRC is a multiplication by x to the number of
+    their bits, modulo the CRC's polynomial, as zlib's crc32_combine does it.
+    Raises ValueError for an algorithm that is not combinable.
     """
-    polynomial = _POLYNOMIALS.get(algorithm)
-    if polynomial is None:
+    crc = _CRCS.get(algorithm)
+    if crc is None:
         raise ValueError(f"{algorithm} cannot be put together")
-    one_bit = (polynomial, *_IDENTITY[:31])
-    # Three squarings turn one zero bit into one zero byte.
-    power = _square(_square(_square(one_bit)))
-    while second_length:
-        if second_length & 1:
-            first = _apply(power, first)
-        second_length >>= 1
-        if second_length:
-            power = _square(power)
-    return first ^ second
+    return _multiply(crc, _power_of_x(crc, second_length * 8), first) ^ second
 
 
-def _apply(matrix: tuple[int, ...], vector: int) -> int:
-    total = 0
-    index = 0
-    while vector:
-        if vector & 1:
-            total ^= matrix[index]
-        vector >>= 1
-        index += 1
-    return total
+@lru_cache(maxsize=64)
+def _power_of_x(crc: _Crc, exponent: int) -> int:
+    """Return x to a power. Mostly all pieces but one are equally long: kept."""
+    result, square = crc.top, crc.top >> 1
+    while exponent:
+        if exponent & 1:
+            result = _multiply(crc, square, result)
+        square = _multiply(crc, square, square)
+        exponent >>= 1
+    return result
 
 
-def _square(matrix: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(_apply(matrix, column) for column in matrix)
+def _multiply(crc: _Crc, first: int, second: int) -> int:
+    """Multiply two polynomials modulo the CRC's; the highest bit is the one of x to the power of 0."""
+    product = 0
+    bit = crc.top
+    while first:
+        if first & bit:
+            product ^= second
+            first ^= bit
+        bit >>= 1
+        second = second >> 1 ^ crc.polynomial if second & 1 else second >> 1
+    return product
 
 
-class _Crc32:
-    __slots__ = ("_value",)
+class _RunningCrc:
+    """A CRC that grows. `extend` returns the CRC of bytes that come after those of a CRC."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_digits", "_extend", "_value")
+
+    def __init__(self, extend: Callable[[memoryview, int], int], digits: int) -> None:
+        self._extend = extend
+        self._digits = digits
         self._value = 0
 
     def update(self, data: memoryview) -> None:
-        self._value = zlib.crc32(data, self._value)
+        self._value = self._extend(data, self._value)
 
     def hexdigest(self) -> str:
-        return f"{self._value:08x}"
+        return f"{self._value:0{self._digits}x}"
 
 
-class _Crc32c:
-    __slots__ = ("_extend", "_value")
+# The libraries are imported where they are needed: few fetches need both, and each costs start-up time and memory.
 
-    def __init__(self) -> None:
-        import google_crc32c
 
-        self._extend = google_crc32c.extend
-        self._value = 0
+def _crc32() -> _RunningCrc:
+    from fastcrc import crc32
 
-    def update(self, data: memoryview) -> None:
-        # The extension takes nothing but bytes objects: copied by pieces that stay in the processor's cache.
-        for start in range(0, len(data), _COPY_BYTES):
-            self._value = self._extend(self._value, bytes(data[start : start + _COPY_BYTES]))
+    return _RunningCrc(crc32.iso_hdlc, 8)
 
-    def hexdigest(self) -> str:
-        return f"{self._value:08x}"
+
+def _crc32c() -> _RunningCrc:
+    from fastcrc import crc32
+
+    return _RunningCrc(crc32.iscsi, 8)
+
+
+def _crc64nvme() -> _RunningCrc:
+    import anycrc
+
+    return _RunningCrc(anycrc.Model("CRC64-NVME").calc, 16)
