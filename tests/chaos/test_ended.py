@@ -138,14 +138,15 @@ def story(
     seed: int, chance: random.Random, directory: Path, s3: S3Server, *, managed: bool, shape: str
 ) -> Iterator[Story]:
     """Set the scene; the origin is a web server or an S3 server, by the seed."""
-    first = {"shard-1.bin": content.big(chance, 75 << 20), "shard-2.bin": content.big(chance, 40 << 20)}
-    first["config/middle.bin"] = content.big(chance, chance.randrange(5 << 20, 20 << 20))
+    first = {"shard-1.bin": content.big(chance, 100 << 20), "shard-2.bin": content.big(chance, 34 << 20)}
+    first["config/middle.bin"] = content.big(chance, chance.randrange(5 << 20, 10 << 20))
     by_listing = seed % 2 == 0
     first |= content.small(chance, 1200 if by_listing else 300, SMALL_BYTES)
     made = bucket(s3, f"{shape}-{seed}-{managed:d}", directory) if by_listing else web()
     with made as origin, Ledger(origin) as ledger:
         origin.server.pace.rate = 70e6
-        target = Target(directory, origin, managed)
+        # Few at a time, so that some parts are there while others are on their way.
+        target = Target(directory, origin, managed, workers=2)
         with Names(target.volume) as names:
             yield Story(target, ledger, names, first)
 

@@ -49,12 +49,13 @@ class Walkers:
         self._lock = threading.Lock()
         self._walking: dict[str, datetime] = {}
         """When each walk that is under way began: a running pod, as the operator sees it."""
+        self._refreshes = 0
         self.walks = 0
         self.opens = 0
         self.wrong: list[str] = []
         self._threads = [
-            threading.Thread(target=self._walk_often, args=("slow", random.Random(chance.random()), 1.5)),
-            threading.Thread(target=self._walk_often, args=("quick", random.Random(chance.random()), 0.05)),
+            threading.Thread(target=self._walk_often, args=("slow", random.Random(chance.random()), 4)),
+            threading.Thread(target=self._walk_often, args=("quick", random.Random(chance.random()), 0)),
             threading.Thread(target=self._open_often),
         ]
 
@@ -76,27 +77,34 @@ class Walkers:
         with self._lock:
             return min([datetime.now(UTC), *self._walking.values()])
 
-    def _walk_often(self, name: str, chance: random.Random, pause: float) -> None:
+    def refreshed(self) -> None:
+        """Say that a refresh has ended."""
+        with self._lock:
+            self._refreshes += 1
+
+    def _walk_often(self, name: str, chance: random.Random, longest: int) -> None:
         while not self._stop.is_set():
             with self._lock:
                 self._walking[name] = datetime.now(UTC)
             try:
-                self._walk(chance, pause)
+                self._walk(chance.randrange(longest + 1))
             except OSError as error:
                 self.wrong.append(f"{name}: {error}")
             finally:
                 with self._lock:
                     del self._walking[name]
 
-    def _walk(self, chance: random.Random, pause: float) -> None:
-        """Resolve the link once, as kubelet does for a subPath; then look at the tree, twice."""
+    def _walk(self, refreshes: int) -> None:
+        """Resolve the link once, as kubelet does for a subPath; look at the tree, and again after some refreshes."""
         root = self._target.root.resolve(strict=True)
         number = int((root / "generation").read_bytes())
-        for _ in range(2):
-            time.sleep(chance.uniform(0, pause))
+        end = self._refreshes + refreshes
+        while True:
             wrong = differences(tree(root), self._generations[number])
             if wrong:
                 self.wrong.append(f"generation {number}: {wrong}")
+            if self._refreshes >= end or self._stop.wait(0.05):
+                break
         self.walks += 1
 
     def _open_often(self) -> None:
@@ -134,6 +142,7 @@ def test_a_reader_sees_one_whole_revision_through_all_refreshes(
                     assert ended(process) == 0, target.said()
                 finally:
                     end(process)
+                walkers.refreshed()
                 assert not walkers.wrong, f"refresh {number}: {walkers.wrong[:3]}"
                 assert not differences(target.files() or {}, generations[-1])
         assert not walkers.wrong, walkers.wrong[:3]
