@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from azure.core.exceptions import (
     AzureError,
@@ -34,7 +33,7 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
-from datafetch.sources.ranges import open_range
+from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal
 from datafetch.sources.selection import present_state, select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
@@ -61,6 +60,8 @@ class _Access:
     """How the account is reached: the SDK's client, and what signs the requests for bytes."""
 
     client: BlobServiceClient
+    url: str
+    """Of the account, without a trailing slash and without a query."""
     account_key: str | None
     sas_token: str | None
 
@@ -134,10 +135,12 @@ class AzureBlobSource:
         container, _, blob = entry.key.partition("/")
         etag = entry.identity.removeprefix("etag:")
         token = self._token(container)
-        base = str(self._access.client.url).partition("?")[0].rstrip("/")
-        url = f"{base}/{quote(container)}/{quote(blob, safe='/~')}{f'?{token}' if token else ''}"
-        headers = {"x-ms-version": _API_VERSION, **({"If-Match": etag} if etag else {})}
-        return Request(url, headers), Pin(entry.size, {"etag": etag} if etag else {})
+        url = f"{self._access.url}/{quote_key(container)}/{quote_key(blob)}"
+        if token:
+            url = f"{url}?{token}"
+        if not etag:
+            return Request(url, {"x-ms-version": _API_VERSION}), Pin(entry.size)
+        return Request(url, {"x-ms-version": _API_VERSION, "If-Match": etag}), Pin(entry.size, {"etag": etag})
 
     def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
         """Return the checksum that the listing named."""
@@ -158,6 +161,9 @@ class AzureBlobSource:
         access = self._access
         if access.account_key is None:
             return access.sas_token
+        token, expires = self._tokens.get(container, ("", 0.0))
+        if time.time() <= expires - _SAS_MARGIN_SECONDS:
+            return token
         with self._lock:
             token, expires = self._tokens.get(container, ("", 0.0))
             if time.time() > expires - _SAS_MARGIN_SECONDS:
@@ -243,14 +249,15 @@ class AzureBlobSource:
             ) from None
 
     def _access_of(self, client: BlobServiceClient) -> _Access:
+        url, _, token = str(client.url).partition("?")
+        url = url.rstrip("/")
         credential = client.credential
         key = getattr(credential, "account_key", None)
         if key is not None:
             _require_base64(str(key), self._item.name)
-            return _Access(client, self._secrets.add(str(key)), None)
+            return _Access(client, url, self._secrets.add(str(key)), None)
         # The SDK keeps a SAS token, wherever it came from, as the query of its URL.
-        token = str(client.url).partition("?")[2]
-        return _Access(client, None, self._secrets.add(token) if token else None)
+        return _Access(client, url, None, self._secrets.add(token) if token else None)
 
     def _find_credential(self) -> str | dict[str, str] | None:
         item = self._item

@@ -8,11 +8,12 @@ import binascii
 import json
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
+from datetime import UTC
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import google.auth
 import google.auth.credentials
@@ -34,7 +35,7 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
-from datafetch.sources.ranges import open_range
+from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal
 from datafetch.sources.selection import present_state, select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
@@ -46,6 +47,10 @@ _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 _KEYS = ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "service-account.json", "credentials.json")
 _LISTED = "items(name,size,generation,crc32c),nextPageToken"
 _RETRY_SECONDS = 30.0
+_TOKEN_MARGIN_SECONDS = 240.0
+"""A token is renewed this long before it expires, a little before Google's library would."""
+_UNDATED_TOKEN_SECONDS = 60.0
+"""How long one is used without asking the library whether it has another."""
 # For its traces, the SDK asks for the metadata of each bucket besides: one more request, one more right.
 os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
 _SDK_ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException)
@@ -65,7 +70,10 @@ class GCSSource:
         }
         self._endpoint = item.endpoint_url or _emulator()
         self._credentials = self._load_credentials()
+        self._bearer: tuple[dict[str, str], float] = ({}, 0.0)
+        """The headers of the present token, and until when they are used."""
         self._client = self._make_client()
+        self._api = self._endpoint or f"https://storage.{self._client.universe_domain}"
         self._transport = Transport(
             stall_timeout=stall_timeout,
             secrets=self._secrets,
@@ -103,6 +111,8 @@ class GCSSource:
         """Yield the objects of every bucket that the selections take."""
         groups = ((group.bucket, group.items) for group in self._item.items)
         try:
+            # The token is known as a secret from here on: an answer may repeat it.
+            self._authorization(self._item.items[0].bucket)
             yield from select_in_buckets(groups, "bucket", self._find, self._scan)
         except DataFetchError as error:
             raise error.at(self.name) from None
@@ -120,7 +130,7 @@ class GCSSource:
         bucket, _, key = entry.key.partition("/")
         generation = entry.identity.removeprefix("generation:")
         url = (
-            f"{self._api}/download/storage/v1/b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
+            f"{self._api}/download/storage/v1/b/{quote_key(bucket)}/o/{quote_key(key).replace('/', '%2F')}"
             f"?alt=media&generation={generation}"
         )
         # Without gzip among the accepted encodings, GCS decompresses objects stored with Content-Encoding: gzip
@@ -142,24 +152,24 @@ class GCSSource:
         self._transport.close()
         self._client.close()
 
-    @property
-    def _api(self) -> str:
-        return self._endpoint or f"https://storage.{self._client.universe_domain}"
-
     def _authorization(self, bucket: str) -> dict[str, str]:
         """Return the headers of a valid token; none for anonymous access."""
-        credentials = self._credentials
-        if isinstance(credentials, AnonymousCredentials):
-            return {}
-        headers: dict[str, str] = {}
+        headers, until = self._bearer
+        if time.time() < until:
+            return headers
         with self._lock:
+            credentials = self._credentials
+            if isinstance(credentials, AnonymousCredentials):
+                return {}
+            headers = {}
             try:
                 if not credentials.valid:
                     credentials.refresh(google.auth.transport.requests.Request())
                 credentials.apply(headers)
             except GoogleAuthError as error:
                 raise self._from_sdk(error, f"bucket {bucket!r}") from None
-        self._secrets.add(headers.get("authorization", "").removeprefix("Bearer "))
+            self._secrets.add(headers.get("authorization", "").removeprefix("Bearer "))
+            self._bearer = (headers, _fresh_until(credentials))
         return headers
 
     def _find(self, bucket: str, key: str) -> Entry | None:
@@ -193,6 +203,7 @@ class GCSSource:
             if not self._files.has_changed():
                 return False
             self._credentials = self._load_credentials()
+            self._bearer = ({}, 0.0)
             return True
 
     def _load_credentials(self) -> Any:  # noqa: ANN401 - each kind is a class of its own
@@ -269,6 +280,14 @@ def _emulator() -> str | None:
     if not host:
         return None
     return (host if "://" in host else f"http://{host}").rstrip("/")
+
+
+def _fresh_until(credentials: Any) -> float:  # noqa: ANN401 - each kind is a class of its own
+    """Return until when the credentials' token need not be looked at, in seconds since the epoch."""
+    expiry = credentials.expiry
+    if expiry is None:
+        return time.time() + _UNDATED_TOKEN_SECONDS
+    return float(expiry.replace(tzinfo=UTC).timestamp()) - _TOKEN_MARGIN_SECONDS
 
 
 def _entry(found: Any) -> Entry:  # noqa: ANN401 - the SDK's Blob has no types

@@ -5,14 +5,16 @@ in one piece: its entries have no size.
 """
 
 import base64
+import binascii
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import DataFetchError, InvalidConfigError
-from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
 from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.transport import Answer, Pin, RangeBody, Request, Transport
@@ -22,6 +24,9 @@ from datafetch_api.uris import file_name, redact_uri
 _NO_HEAD = frozenset({400, 403, 404, 405, 500, 501})
 """What servers answer that know only GET, or whose URLs are signed for GET alone."""
 _UNENCODED = re.compile(r"[^\x21-\x7e]")
+_SHORTEST_SECRET = 16
+"""Characters; shorter values of a query are words and numbers, and would blot out others."""
+_SHA256 = re.compile(r"(?:^|[,\s])sha-256=:?([A-Za-z0-9+/]{43}=)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -32,11 +37,14 @@ class HttpSource:
         self._item = item
         self._secrets = Secrets()
         self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
+        self._closed = threading.Event()
         self._listed = _keys(item.items)
         try:
             self._urls = {key: _encoded(file.url) for key, file in self._listed.items()}
         except InvalidConfigError as error:
             raise error.at(item.name) from None
+        for file in item.items:
+            self._remember_query(file.url)
         self._credentials = self._read_credentials()
         self._transport = Transport(
             stall_timeout=stall_timeout, secrets=self._secrets, ca_file=self._files.path("ca.crt")
@@ -55,7 +63,7 @@ class HttpSource:
     @property
     def verifies(self) -> str:
         """What is verified of each file beside its size."""
-        return "size only"
+        return "the digest that the server sends (Repr-Digest), else the size only"
 
     @property
     def http(self) -> HttpAccess:
@@ -71,7 +79,7 @@ class HttpSource:
         """Yield the file of each URL."""
         for key, file in self._listed.items():
             try:
-                yield with_retries(partial(self._look_up, key, _landing(file)))
+                yield with_retries(partial(self._look_up, key, _landing(file)), self._closed)
             except DataFetchError as error:
                 raise error.at(self.name, key) from None
 
@@ -85,16 +93,17 @@ class HttpSource:
         condition, pin = _conditions(entry)
         return Request(self._urls[entry.key], condition, self._credentials), pin
 
-    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
-        """Return None: a HEAD names no checksum."""
-        return entry.checksum
+    def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:
+        """Return the digest in the answer's head, else the one that came with the look-up."""
+        return _digest(headers) or entry.checksum
 
     def look_up(self, entry: Entry) -> Entry:
         """Return the file as it is now."""
-        return with_retries(partial(self._look_up, entry.key, entry.path))
+        return with_retries(partial(self._look_up, entry.key, entry.path), self._closed)
 
     def close(self) -> None:
         """Release connections."""
+        self._closed.set()
         self._transport.close()
 
     def _look_up(self, key: str, path: str) -> Entry:
@@ -108,7 +117,13 @@ class HttpSource:
                 answer = self._transport.ask(Request(url, {}, self._credentials))
         if answer.error is not None:
             raise answer.error
-        return Entry(key, path, _size(answer), _identity(answer))
+        return Entry(key, path, _size(answer), _identity(answer), _digest(answer.headers))
+
+    def _remember_query(self, url: str) -> None:
+        """Remember what a URL's query holds as secrets, as a signature: an answer may repeat it."""
+        for _, value in parse_qsl(urlsplit(url).query):
+            if len(value) >= _SHORTEST_SECRET:
+                self._secrets.add(value)
 
     def _refresh(self) -> bool:
         before = self._credentials
@@ -197,6 +212,17 @@ def _identity(answer: Answer) -> str:
         return f"etag:{etag}"
     modified = answer.headers.get("last-modified")
     return f"last-modified:{modified}" if modified else ""
+
+
+def _digest(headers: Mapping[str, str]) -> Checksum | None:
+    """Return the SHA-256 of the whole file, where the server sends it: RFC 9530's Repr-Digest, or RFC 3230's Digest."""
+    found = _SHA256.search(headers.get("repr-digest", "")) or _SHA256.search(headers.get("digest", ""))
+    if found is None:
+        return None
+    try:
+        return Checksum(ChecksumAlgorithm.SHA256, base64.b64decode(found[1], validate=True).hex())
+    except binascii.Error:
+        return None
 
 
 def _conditions(entry: Entry) -> tuple[dict[str, str], Pin]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import HfApi, RepoFile, RepoFolder, get_token
@@ -35,7 +35,7 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
-from datafetch.sources.ranges import open_range
+from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.sources.selection import literal_names, select
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
@@ -58,6 +58,7 @@ class HuggingFaceSource:
         self._secrets = Secrets()
         self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._links = _Links()
         self._commit: str | None = None
         self._token = self._read_token()
@@ -119,7 +120,7 @@ class HuggingFaceSource:
         link = self._links.get(entry.key)
         if link is not None:
             return Request(link), Pin(entry.size)
-        url = f"{self._page}/resolve/{self._commit or self._resolve()}/{quote(entry.key)}"
+        url = f"{self._page}/resolve/{self._commit or self._resolve()}/{quote_key(entry.key)}"
         credentials = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         return Request(url, {}, credentials), Pin(entry.size)
 
@@ -133,6 +134,7 @@ class HuggingFaceSource:
 
     def close(self) -> None:
         """Release connections. The SDK's own are shared by the process and stay."""
+        self._closed.set()
         self._transport.close()
 
     def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
@@ -211,7 +213,7 @@ class HuggingFaceSource:
             except _SDK_ERRORS as error:
                 raise self._from_sdk(error) from None
 
-        return with_retries(once)
+        return with_retries(once, self._closed)
 
     def _refuse_missing(self, missing: set[str], selection: Selection, where: str) -> None:
         if missing:

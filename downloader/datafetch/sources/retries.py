@@ -3,19 +3,27 @@
 Ranges that break off are asked for again by the engine.
 """
 
-import time
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from datafetch.errors import CredentialsRejectedError, DataFetchError, SourceUnavailableError
+from datafetch.errors import (
+    CredentialsRejectedError,
+    DataFetchError,
+    InterruptedByRequestError,
+    SourceUnavailableError,
+)
 from datafetch.pace import wait_before_retry
 
 _TRIES = 4
 _T = TypeVar("_T")
 
 
-def with_retries(ask: Callable[[], _T], *, sleep: Callable[[float], object] = time.sleep) -> _T:
-    """Return what `ask` returns, asked up to four times while the source is unavailable."""
+def with_retries(ask: Callable[[], _T], closed: threading.Event) -> _T:
+    """Return what `ask` returns, asked up to four times while the source is unavailable.
+
+    Raises InterruptedByRequestError where the source is closed meanwhile: a server may ask to wait for two minutes.
+    """
     for tries in range(1, _TRIES):
         try:
             return ask()
@@ -23,7 +31,8 @@ def with_retries(ask: Callable[[], _T], *, sleep: Callable[[float], object] = ti
             wait = wait_before_retry(error, tries)
             if wait is None:
                 raise
-            sleep(wait)
+            if closed.wait(wait):
+                raise InterruptedByRequestError("stopped while it was waiting to ask again") from None
     return ask()
 
 

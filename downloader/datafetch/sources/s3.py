@@ -5,7 +5,6 @@ are `selection`'s.
 """
 
 import os
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -14,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import botocore.handlers
 import botocore.session
@@ -45,7 +44,7 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
-from datafetch.sources.ranges import open_range
+from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal
 from datafetch.sources.s3_answers import entry_of, parse_page, promised_checksum
 from datafetch.sources.selection import present_state, select_in_buckets
@@ -57,8 +56,6 @@ from datafetch_api.config import S3Item
 
 _DEFAULT_REGION = "us-east-1"
 _TRIES = 5
-_UNRESERVED = "/-._~"
-_needs_no_quoting = re.compile(r"[A-Za-z0-9/\-._~]*").fullmatch
 _CHECKSUM_MODE = (("x-amz-checksum-mode", "ENABLED"),)
 """Asks for the checksum of an object in its answer's head."""
 _LARGE_BYTES = 8 << 20
@@ -162,7 +159,7 @@ class S3Source:
     @property
     def verifies(self) -> str:
         """What is verified of each object beside its size."""
-        return "MD5 of objects uploaded in one part, ETag of the others"
+        return "CRC or SHA of objects that have one, else MD5 of those uploaded in one part"
 
     @property
     def http(self) -> HttpAccess:
@@ -180,6 +177,9 @@ class S3Source:
         try:
             for bucket in (items.bucket for items in self._item.items):
                 _refuse_directory_bucket(bucket)
+            if not self._item.anonymous:
+                # Known from here on as secrets, also those that botocore found: an answer may repeat them.
+                self._freeze_keys(f"bucket {self._item.items[0].bucket!r}")
             yield from select_in_buckets(groups, "bucket", self._find, self._scan)
         except DataFetchError as error:
             raise error.at(self.name) from None
@@ -236,7 +236,7 @@ class S3Source:
     def _request(self, entry: Entry, signed: tuple[tuple[str, str], ...], method: str) -> tuple[Request, Pin]:
         bucket, key = self._split_key(entry.key)
         place = self._places.get(bucket) or self._resolve(bucket)
-        quoted = key if _needs_no_quoting(key) else quote(key, safe=_UNRESERVED)
+        quoted = quote_key(key)
         credentials: dict[str, str] = {}
         if not self._item.anonymous:
             keys = self._freeze_keys(entry.key)
@@ -329,7 +329,7 @@ class S3Source:
         bucket = request.context.get("s3_redirect", {}).get("bucket")
         url = request.url.partition("?")[0]
         if operation_name == "HeadObject":
-            suffix = "/" + quote(request.context["s3_redirect"]["params"]["Key"], safe=_UNRESERVED)
+            suffix = "/" + quote_key(request.context["s3_redirect"]["params"]["Key"])
             if not url.endswith(suffix):
                 return
             url = url.removesuffix(suffix)
