@@ -136,9 +136,12 @@ def _write(file: IO[bytes], config: DownloadConfig, plan: Plan, summaries: Seque
     }
     file.write(json.dumps(header)[:-1].encode() + b', "entries": [\n')
     separator = b""
-    for planned in sorted(plan, key=lambda planned: (planned.source_index, planned.path.encode())):
-        file.write(separator + _line(planned))
-        separator = b",\n"
+    # Once through the plan for each source: sorting it here would hold it in memory.
+    for index in range(len(summaries)):
+        for planned in plan:
+            if planned.source_index == index:
+                file.write(separator + _line(planned))
+                separator = b",\n"
     file.write(b"\n]}\n")
 
 

@@ -8,12 +8,12 @@ and hash the files. Links are not followed.
 import errno
 import heapq
 import io
-import json
 import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, repeat
 from types import TracebackType
@@ -22,8 +22,10 @@ from typing import Literal, Self
 from datafetch.checksums import Hasher, new_hasher
 from datafetch.errors import IntegrityMismatchError, InterruptedByRequestError, InvalidConfigError
 from datafetch.plan import STATE_DIRECTORY
+from datafetch.records import ManifestFile
+from datafetch.sink.directory import Directory
 from datafetch.sink.layout import MANIFESTS, REVISIONS
-from datafetch.sink.manifest import ManifestFile, ManifestHeader
+from datafetch.sink.manifest import DamagedManifestError, ManifestHeader, read_header, read_manifest
 from datafetch.sources import ChecksumAlgorithm
 
 _READ_BYTES = 1 << 20
@@ -48,7 +50,9 @@ class Finding:
 class Manifest:
     """A manifest on the disk; its files stay there."""
 
-    path: str
+    state: str
+    """The directory of ours that it lies in."""
+    name: str
     header: ManifestHeader
 
     def files(self) -> Iterator[ManifestFile]:
@@ -56,21 +60,27 @@ class Manifest:
 
         Raises IntegrityMismatchError where it is not as we write it.
         """
-        with _open(self.path) as file:
-            file.readline()
-            previous = b""
-            for line in file:
-                if line == b"]}\n":
-                    return
-                try:
-                    found = ManifestFile(**json.loads(line.rstrip(b",\n")))
-                except (ValueError, TypeError):
-                    break
-                if found.path.encode() <= previous:
-                    break
-                previous = found.path.encode()
-                yield found
-        raise IntegrityMismatchError(f"the manifest {self.path!r} is damaged; fetch again, and it is written anew")
+        with closing(Directory.open(self.state)) as state, read_manifest(state, f"{MANIFESTS}/{self.name}") as manifest:
+            if manifest is None:
+                raise _damaged(self.state, self.name)
+            try:
+                yield from _in_order(manifest[1])
+            except DamagedManifestError:
+                raise _damaged(self.state, self.name) from None
+
+
+def _in_order(files: Iterable[ManifestFile]) -> Iterator[ManifestFile]:
+    previous = b""
+    for file in files:
+        if file.path.encode() <= previous:
+            raise DamagedManifestError(file.path)
+        previous = file.path.encode()
+        yield file
+
+
+def _damaged(state: str, name: str) -> IntegrityMismatchError:
+    path = os.path.join(state, MANIFESTS, name)
+    return IntegrityMismatchError(f"the manifest {path!r} is damaged; fetch again, and it is written anew")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ def find_tree(directory: str) -> PublishedTree:
     above, revision = os.path.split(real)
     state = os.path.dirname(above)
     if os.path.basename(above) == REVISIONS and os.path.basename(os.path.dirname(state)) == STATE_DIRECTORY:
-        manifests = _manifests(os.path.join(state, MANIFESTS), [f"{revision}.json"])
+        manifests = _manifests(state, [f"{revision}.json"])
         if manifests:
             return PublishedTree(real, "Link", manifests)
         raise InvalidConfigError(
@@ -111,31 +121,24 @@ def find_tree(directory: str) -> PublishedTree:
             "nothing says what belongs there; fetch it again"
         )
     state = os.path.join(real, STATE_DIRECTORY)
-    manifests = _manifests(os.path.join(state, MANIFESTS), _names(os.path.join(state, MANIFESTS)))
+    manifests = _manifests(state, _names(os.path.join(state, MANIFESTS)))
     if not manifests:
         raise InvalidConfigError(_explain_absence(directory, state))
     return PublishedTree(real, "InPlace", manifests)
 
 
-def _manifests(directory: str, names: Iterable[str]) -> tuple[Manifest, ...]:
-    found = [
-        Manifest(path, header)
-        for path in (os.path.join(directory, name) for name in names if name.endswith(".json"))
-        if (header := _header(path)) is not None
-    ]
+def _manifests(state: str, names: Iterable[str]) -> tuple[Manifest, ...]:
+    """Return the manifests of these names that are there, the newest first."""
+    found = []
+    for name in names:
+        if not name.endswith(".json") or not os.path.lexists(os.path.join(state, MANIFESTS, name)):
+            continue
+        with closing(Directory.open(state)) as directory:
+            header = read_header(directory, f"{MANIFESTS}/{name}")
+        if header is None:
+            raise _damaged(state, name)
+        found.append(Manifest(state, name, header))
     return tuple(sorted(found, key=lambda manifest: manifest.header.time, reverse=True))
-
-
-def _header(path: str) -> ManifestHeader | None:
-    try:
-        with _open(path) as file:
-            return ManifestHeader(**json.loads(file.readline().removesuffix(b', "entries": [\n') + b"}"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
-        raise IntegrityMismatchError(f"the manifest {path!r} is damaged; fetch again, and it is written anew") from None
-    except OSError as error:
-        raise InvalidConfigError(f"cannot read the manifest {path!r}: {error.strerror}") from None
 
 
 def _open(path: str) -> io.BufferedReader:
