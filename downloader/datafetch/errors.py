@@ -57,7 +57,8 @@ class DataFetchError(Exception):
         """Name the place before the message, unless the message does."""
         place = f"source {self.source!r}" if self.source else ""
         key = _shown(self.key or "")
-        if key and key not in self.message and repr(key)[1:-1] not in self.message:
+        # The message may have a long key cut short.
+        if key and not any(form[:200] in self.message for form in (key, repr(key)[1:-1])):
             place += f", {key!r}" if place else repr(key)
         return f"{place}: {self.message}" if place else self.message
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +36,8 @@ _MODULES = (
     "rich.progress",
 )
 _LONGEST_WAIT = 0.01
+_LONGEST_RUN = 15.0
+"""Seconds after which a run that hangs is killed; its code is then -9."""
 
 
 class Prefork:
@@ -42,6 +45,8 @@ class Prefork:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.peak = 0
+        """The most memory that the last run had, in bytes; what was imported before it counts."""
 
     def datafetch(self, *arguments: str | Path, cwd: Path, trouble: str | None = None, **more: str) -> Run:
         """Run the command in a directory, with more environment variables.
@@ -60,7 +65,7 @@ class Prefork:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        code, self.peak = map(int, self._process.stdout.readline().split())
         return Run(code, Path(job["stdout"]).read_text(), Path(job["stderr"]).read_text())
 
 
@@ -86,11 +91,16 @@ def _serve() -> None:
         importlib.import_module(name)
     for line in sys.stdin:
         job = json.loads(line)
+        # The timer of the run before must have ended: a fork copies no threads.
         child = os.fork()
         if not child:
             _become(job)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        end = threading.Timer(_LONGEST_RUN, os.kill, (child, signal.SIGKILL))
+        end.start()
+        _, status, used = os.wait4(child, 0)
+        end.cancel()
+        end.join()
+        print(os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024, flush=True)
 
 
 def _hurry() -> None:

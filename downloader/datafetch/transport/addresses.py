@@ -1,8 +1,9 @@
 """Where a redirect may lead, by the addresses of the two ends: not to this machine, nor to its cloud's metadata. Pure.
 
-Who writes a config may name any address: creating a DataFetch is as much as creating pods. A server that is named in one
-is a stranger, and must not be able to let a Job fetch what only its node may ask for (169.254.169.254, the admin port of a
-sidecar) onto a volume that others read. Private addresses stay allowed: storage inside a cluster redirects to its peers.
+Who writes a config may name any address: creating a DataFetch is as much as creating pods. A server that is named in
+one is a stranger, and must not be able to let a Job fetch what only its node may ask for (169.254.169.254, the admin
+port of a sidecar) onto a volume that others read. Private addresses stay allowed: storage inside a cluster redirects to
+its peers.
 """
 
 import ipaddress
