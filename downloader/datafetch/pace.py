@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from datafetch.errors import DataFetchError, SourceUnavailableError
+from datafetch.errors import DataFetchError, SourceUnavailableError, StalledError
 
 MAX_TRIES = 8
 """Tries of one range without a byte of progress, over about a minute and a half."""
+MAX_STALLS = 5
+"""The same where connections fall silent: each of these tries has cost a stall timeout already."""
 MAX_REFUSALS = 30
 """The same where the source asks for fewer requests (429, 503 SlowDown)."""
 START_LEVEL = 4
@@ -52,6 +54,7 @@ _EPISODE_SECONDS = 0.3
 _SHORTEST_CREEP = 2.0
 _LONGEST_CREEP = 30.0
 _FIRST_WAIT = 0.5
+_WAIT_AFTER_STALL = 0.1
 _LONGEST_WAIT = 30.0
 _LONGEST_WAIT_REFUSED = 4.0
 
@@ -80,6 +83,11 @@ class BandwidthLimiter:
     def read_bytes(self) -> int | None:
         """The most that one read should ask for, so that a low limit does not come in bursts; None without a limit."""
         return None if self._rate is None else max(4096, self._rate // 100)
+
+    @property
+    def receive_buffer_bytes(self) -> int | None:
+        """What a connection's SO_RCVBUF should be, so that the kernel is not far ahead; None: the system's choice."""
+        return None if self._rate is None else min(4 << 20, max(64 << 10, self._rate // 64))
 
     def delay(self, count: int) -> float:
         """Count bytes that have arrived; return the seconds to wait before the next read of any connection.
@@ -210,6 +218,8 @@ class Concurrency:
     def __init__(self, most: int, start: int = START_LEVEL, *, growth: float = 2.0) -> None:
         self._most = max(1, most)
         self._level = min(max(1, start), self._most)
+        self._least = min(START_LEVEL, self._level)
+        """Fewer save next to nothing; only a source that refuses brings it below."""
         self._growth = growth
         self._ceiling = self._most
         """What the source bears, as far as is known."""
@@ -237,11 +247,10 @@ class Concurrency:
     def tick(
         self,
         seconds: float,
-        work: float | None = None,
-        requests: int = 0,
+        work: float,
+        requests: int,
         *,
-        busy: int = -1,
-        saturated: bool = True,
+        busy: int,
         throttled: int = 0,
         lost: int = 0,
         cpu_share: float = 0.0,
@@ -254,11 +263,8 @@ class Concurrency:
         nothing. `cpu_share` is the part, 0 to 1, of the processor time within reach that was used: nothing is gained by
         more requests once it is 1.
         """
-        if work is None:  # the engine's call until it hands in more than a rate
-            seconds, work = TICK_SECONDS, seconds * TICK_SECONDS
-            throttled = max(1, self._level // 4) if throttled else 0
-        if busy < 0:
-            busy = self._level if saturated else 0
+        if seconds <= 0:
+            return self._level
         self._episode.seconds += seconds
         self._episode.ended += requests
         if self._is_refused(throttled, requests, busy) or self._is_losing(seconds, lost):
@@ -327,7 +333,7 @@ class Concurrency:
             return
         if self._crept:  # the last step was borne
             self._creep_patience = _SHORTEST_CREEP
-            self._creep_step = min(self._creep_step * 2, max(1, self._ceiling // 4))
+            self._creep_step = min(self._creep_step * 2, max(1, self._ceiling // 2))
         self._crept = True
         self._creep_rest = _SHORTEST_CREEP
         self._ceiling = min(self._most, self._ceiling + self._creep_step)
@@ -371,7 +377,7 @@ class Concurrency:
             return
         step = max(1, self._level // 4)
         up = min(self._level + step, self._ceiling) if cpu_share < _FULL else self._level
-        aim = up if self._upward else max(1, self._level - step)
+        aim = up if self._upward else max(min(self._least, self._level), self._level - step)
         if aim == self._level:
             self._fail_try()
             return
@@ -428,10 +434,12 @@ def wait_before_retry(
 
     `tries` counts those that brought no byte. The wait grows exponentially, with jitter over its upper half, and is
     never shorter than what the server asked for (RFC 9110, Retry-After). Who was refused because of the number of
-    requests asks again sooner, and more often: there will be fewer.
+    requests asks again sooner, and more often: there will be fewer. Who met silence has waited already.
     """
     if not isinstance(error, SourceUnavailableError):
         return None
+    if isinstance(error, StalledError):
+        return None if tries >= MAX_STALLS else jitter() * _WAIT_AFTER_STALL
     most, longest = (MAX_REFUSALS, _LONGEST_WAIT_REFUSED) if error.throttled else (MAX_TRIES, _LONGEST_WAIT)
     if tries >= most:
         return None

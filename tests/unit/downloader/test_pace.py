@@ -9,8 +9,16 @@ from time import monotonic
 
 import pytest
 
-from datafetch.errors import CredentialsRejectedError, SourceUnavailableError
-from datafetch.pace import MAX_REFUSALS, MAX_TRIES, START_LEVEL, BandwidthLimiter, Concurrency, wait_before_retry
+from datafetch.errors import CredentialsRejectedError, SourceUnavailableError, StalledError
+from datafetch.pace import (
+    MAX_REFUSALS,
+    MAX_STALLS,
+    MAX_TRIES,
+    START_LEVEL,
+    BandwidthLimiter,
+    Concurrency,
+    wait_before_retry,
+)
 from unit.downloader.simulated_link import Simulation, World, best_fixed
 
 SEEDS = (1, 2)
@@ -308,6 +316,11 @@ def test_who_is_refused_waits_its_turn_for_more_than_a_minute() -> None:
     assert waits[-1] is None
     assert sum(wait for wait in waits if wait) >= 75
     assert max(wait for wait in waits if wait) <= 4.0
+
+
+def test_after_silence_it_asks_again_at_once_but_not_for_ever() -> None:
+    waits = [wait_before_retry(StalledError("silent"), tries, jitter=lambda: 1.0) for tries in range(1, MAX_STALLS + 1)]
+    assert waits == [0.1, 0.1, 0.1, 0.1, None]
 
 
 def test_what_a_retry_cannot_mend_is_not_retried() -> None:
