@@ -271,7 +271,10 @@ class GCSSource:
             return InvalidConfigError(f"{what}: {message}; name the server's CA in REQUESTS_CA_BUNDLE")
         if isinstance(error, TransportError | requests.RequestException):
             return SourceUnavailableError(f"{what} cannot be reached: {reason_of(error) or message}")
-        return CredentialsRejectedError(f"{what}: {message}; check the service account file")
+        # `invalid_grant: Invalid JWT Signature`, the answer's whole body beside; or that body alone, which says less.
+        reason = self._secrets.redact(str(error.args[0] if error.args else error))
+        reason = "the token server refused them" if "{" in reason else reason.rstrip(".")
+        return CredentialsRejectedError(f"{what}: {reason}; check the service account file")
 
 
 def _emulator() -> str | None:
