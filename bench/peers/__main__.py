@@ -6,6 +6,7 @@ from pathlib import Path
 _BENCH = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(_BENCH), str(_BENCH.parent / "hack"), str(_BENCH.parent / "tests")]
 
-from peers.commands import main  # noqa: E402 - needs the line above
+# mypy knows it as bench.peers.
+from peers.commands import main  # type: ignore[import-not-found]  # noqa: E402 - needs the line above
 
 sys.exit(main())

@@ -34,7 +34,7 @@ class Cell:
 
     shape: str
     server: str
-    """versitygw or nginx."""
+    """versitygw, nginx, or hub: nginx with the Hugging Face Hub's protocol."""
     tls: bool
     link: bool
     target: str
@@ -44,6 +44,11 @@ class Cell:
     def name(self) -> str:
         """The cell's key in the results."""
         return "/".join((self.shape, self.server, "https" if self.tls else "http", self.way, self.target))
+
+    @property
+    def protocol(self) -> str:
+        """What clients have to speak."""
+        return "hub" if self.server == "hub" else "s3"
 
     @property
     def way(self) -> str:
@@ -93,7 +98,8 @@ class Bench:
 
 
 def measure_cell(bench: Bench, cell: Cell, clients: Sequence[str], say: Callable[[str], None]) -> dict[str, Runs]:
-    """Return the runs of each client."""
+    """Return the runs of each client that speaks the server's protocol."""
+    clients = [name for name in clients if cell.protocol in CLIENTS[name].protocols]
     shape = SHAPES[cell.shape]
     results = {name: Runs() for name in clients}
     with tempfile.TemporaryDirectory(prefix="datafetch-bench-") as directory:
@@ -109,14 +115,12 @@ def measure_cell(bench: Bench, cell: Cell, clients: Sequence[str], say: Callable
                     home.mkdir(exist_ok=True)
                     target = bench.targets[cell.target] / "target"
                     stored = bench.trees.stored(shape)
-                    task = Task(endpoint, shape.name, stored, target, home, bench.programs, cell.link)
+                    task = Task(endpoint, shape.name, stored, target, home, bench.programs, cell.protocol, cell.link)
                     _run_once(cell, task, results[name], name, bench, say)
     return results
 
 
-def _run_once(
-    cell: Cell, task: Task, runs: Runs, name: str, bench: Bench, say: Callable[[str], None]
-) -> None:
+def _run_once(cell: Cell, task: Task, runs: Runs, name: str, bench: Bench, say: Callable[[str], None]) -> None:
     shutil.rmtree(task.target, ignore_errors=True)
     task.target.mkdir(parents=True)
     _settle(task.target.parent)

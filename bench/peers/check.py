@@ -8,7 +8,8 @@ from .shapes import PIECE_BYTES, File, Shape
 
 _SAMPLED_FILES = 64
 _SAMPLED_PIECES = 32
-_OWN_STATE = ".datafetch"
+_OWN_STATE = frozenset({".datafetch", ".cache"})
+"""Directories that datafetch and huggingface_hub keep at the root of the tree."""
 _Item = TypeVar("_Item")
 
 
@@ -40,7 +41,7 @@ def _sizes(directory: Path, prefix: str) -> list[tuple[str, int]]:
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                if prefix or entry.name != _OWN_STATE:
+                if prefix or entry.name not in _OWN_STATE:
                     found += _sizes(Path(entry.path), f"{prefix}{entry.name}/")
             else:
                 found.append((prefix + entry.name, entry.stat(follow_symlinks=False).st_size))

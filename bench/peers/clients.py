@@ -11,6 +11,7 @@ from pathlib import Path
 
 from storage import servers
 
+from . import hub
 from .content import Stored
 from .install import Programs
 from .presign import presigned
@@ -31,6 +32,8 @@ class Task:
     state: Path
     """For config files; the client's HOME."""
     programs: Programs
+    protocol: str
+    """s3, or hub: the Hugging Face Hub's."""
     link: bool
     """Whether the server is far away."""
 
@@ -43,11 +46,12 @@ class Client:
     command: Callable[[Task], list[str]]
     flags: str
     """How it is run, for the document."""
-    verifies_md5: bool
-    """Of objects uploaded in one part."""
     verifies: str
     source: str
     """Where that is known from."""
+    hashes: frozenset[str] = frozenset()
+    """The protocols with which it computes MD5 or SHA-256 of what has one."""
+    protocols: frozenset[str] = frozenset({"s3"})
 
 
 def environment(task: Task) -> dict[str, str]:
@@ -62,6 +66,10 @@ def environment(task: Task) -> dict[str, str]:
         "AWS_CONFIG_FILE": str(task.state / "aws-config"),
         "AWS_EC2_METADATA_DISABLED": "true",
         "RCLONE_CONFIG": "",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     if task.endpoint.ca_file is None:
         return variables
@@ -70,17 +78,11 @@ def environment(task: Task) -> dict[str, str]:
 
 
 def _datafetch(task: Task) -> list[str]:
-    config = {
-        "download_root": str(task.target),
-        "download_items": [
-            {
-                "type": "s3",
-                "name": "bench",
-                "endpoint_url": task.endpoint.url,
-                "items": [{"bucket": task.bucket, "items": [{"path": "."}]}],
-            }
-        ],
-    }
+    source: dict[str, object] = {"type": "s3", "items": [{"bucket": task.bucket, "items": [{"path": "."}]}]}
+    if task.protocol == "hub":
+        source = {"type": "hf", "repo_id": hub.REPOSITORY, "target_path": "."}
+    item = {**source, "name": "bench", "endpoint_url": task.endpoint.url}
+    config = {"download_root": str(task.target), "download_items": [item]}
     path = _write(task.state / "config.yaml", json.dumps(config))
     return [str(task.programs.datafetch), "run", path, "--progress", "none"]
 
@@ -97,7 +99,7 @@ def _rclone(task: Task) -> list[str]:
     return [
         str(task.programs.rclone), "copy", f":s3:{task.bucket}", str(task.target),
         "--s3-provider", "Other", "--s3-env-auth", "--s3-endpoint", task.endpoint.url, "--s3-region", servers.S3_REGION,
-        "--s3-force-path-style", "--s3-no-check-bucket", "--s3-no-head-object",
+        "--s3-force-path-style", "--s3-no-check-bucket", "--s3-no-head-object", "--s3-list-version", "2",
         "--fast-list", "--transfers", transfers, "--checkers", "32",
         "--multi-thread-streams", "8", "--multi-thread-cutoff", "256M", "--multi-thread-chunk-size", "64M",
         "--no-traverse", "--no-check-dest",
@@ -117,6 +119,11 @@ def _aws(task: Task) -> list[str]:
     _write(task.state / "aws-config", config)
     common = ["--recursive", "--only-show-errors", "--endpoint-url", task.endpoint.url]
     return [str(task.programs.aws), "s3", "cp", f"s3://{task.bucket}", str(task.target), *common]
+
+
+def _huggingface_hub(task: Task) -> list[str]:
+    program = str(_PROGRAMS / "snapshot_download.py")
+    return [str(task.programs.peers_python), program, task.endpoint.url, hub.REPOSITORY, str(task.target)]
 
 
 def _limit(task: Task) -> list[str]:
@@ -145,57 +152,65 @@ CLIENTS: Mapping[str, Client] = {
             "datafetch",
             _datafetch,
             "`datafetch run config.yaml --progress none`",
-            verifies_md5=True,
-            verifies="size, MD5 of objects uploaded in one part, If-Match on every request; flushes before naming",
-            source="docs/sources.md",
+            verifies="size, identity of every answer (If-Match), MD5 of S3 objects uploaded in one part, on the Hub "
+            "SHA-256 of LFS files and the git blob's SHA-1 of the others; flushes before a file gets its name",
+            source="docs/sources.md; tests/component",
+            hashes=frozenset({"s3", "hub"}),
+            protocols=frozenset({"s3", "hub"}),
         ),
         Client(
             "s5cmd",
             _s5cmd,
             "`--numworkers 256 cp --concurrency 8 --part-size 32`",
-            verifies_md5=False,
             verifies="nothing of the content",
-            source="its README and command/cp.go: a download hands the body to the SDK's manager",
+            source="storage/s3.go, S3.Get: the AWS SDK for Go v1's download manager, which compares nothing",
         ),
         Client(
             "rclone",
             _rclone,
-            "`copy --transfers 32 --checkers 32 --multi-thread-streams 8 --fast-list --no-traverse --no-check-dest`",
-            verifies_md5=True,
-            verifies="size, MD5 of objects uploaded in one part (in one stream or several)",
-            source="rclone's documentation, S3, «Hashes»",
+            "`copy --transfers 32 --checkers 32 --multi-thread-streams 8 --multi-thread-cutoff 256M "
+            "--multi-thread-chunk-size 64M --fast-list --no-traverse --no-check-dest`; 64 transfers over the link",
+            verifies="size, MD5 of objects uploaded in one part",
+            source="rclone's documentation: Amazon S3, «Modification times and hashes»; flags, «--ignore-checksum»",
+            hashes=frozenset({"s3"}),
         ),
         Client(
             "obstore",
             _obstore,
-            "asyncio, 32 requests at once, ranges of 16 MiB",
-            verifies_md5=False,
+            "asyncio, 32 requests at once (128 over the link), ranges of 16 MiB, pwrite: "
+            "bench/peers/programs/obstore_get.py",
             verifies="nothing of the content",
-            source="object_store's AmazonS3Config: checksums are for uploads",
+            source="object_store, aws/builder.rs: «checksum_algorithm» is for uploads",
         ),
         Client(
             "boto3",
             _boto3,
-            "`download_file` with its defaults (10 threads, parts of 8 MiB), 16 files at once",
-            verifies_md5=False,
-            verifies="CRC32 where the answer carries one for the whole body",
-            source="botocore's response_checksum_validation",
+            "`download_file` with its own settings (10 threads, parts of 8 MiB), 16 files at once",
+            verifies="size; CRC of whole objects where the answer carries one: not of ranges, its way from 8 MiB on",
+            source="botocore's configuration «response_checksum_validation»; botocore/httpchecksum.py",
         ),
         Client(
             "aws-cli",
             _aws,
-            "`aws s3 cp --recursive`, max_concurrent_requests 20",
-            verifies_md5=False,
-            verifies="CRC32 where the answer carries one for the whole body",
-            source="botocore's response_checksum_validation",
+            "`aws s3 cp --recursive`, max_concurrent_requests 20, max_queue_size 10000",
+            verifies="as boto3",
+            source="as boto3; it carries its own botocore",
+        ),
+        Client(
+            "huggingface_hub",
+            _huggingface_hub,
+            "`snapshot_download(local_dir=..., max_workers=16)`, without xet",
+            verifies="size",
+            source="huggingface_hub/file_download.py, http_get: compares the size alone",
+            protocols=frozenset({"hub"}),
         ),
         Client(
             "limit",
             _limit,
-            "sockets, recv_into 1 MiB, pwrite; 2 threads, ranges of 32 MiB; is told keys and sizes",
-            verifies_md5=False,
+            "raw sockets, recv_into 1 MiB, pwrite; 2 threads (64 over the link), ranges of 32 MiB; it does not list",
             verifies="nothing",
             source="bench/peers/programs/limit.py",
+            protocols=frozenset({"s3", "hub"}),
         ),
     )
 }

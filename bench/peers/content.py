@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 
 import boto3
 from boto3.s3.transfer import TransferConfig
+
 from storage import install, servers
 
 from .ports import HOST, free_port
@@ -50,12 +51,12 @@ class Library:
 
     @property
     def buckets(self) -> Path:
-        """versitygw's root: a directory for each bucket."""
+        """The root of versitygw: a directory for each bucket."""
         return self.directory / "s3"
 
     @property
     def pages(self) -> Path:
-        """nginx's list pages: a directory for each bucket."""
+        """The list pages of nginx: a directory for each bucket."""
         return self.directory / "pages"
 
     def stored(self, shape: Shape) -> list[Stored]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _SAMPLE_SECONDS = 0.02
 _IN_ACCESS = 0x1
@@ -103,7 +104,7 @@ class _MemorySampler:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "_MemorySampler":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

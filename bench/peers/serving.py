@@ -16,14 +16,16 @@ from pathlib import Path
 from servers.emulators import make_certificates
 from storage import processes, servers
 
-from . import install
+from . import hub, install
 from .content import Library, Stored
 from .ports import HOST, free_port
 from .shapes import Shape
 
 LINK_RTT_SECONDS = 0.040
-LINK_BYTES_PER_SECOND = 250_000_000
-"""The link: 2 Gbit/s with 40 ms from one end to the other and back."""
+LINK_BYTES_PER_SECOND = 500_000_000
+"""The link: 4 Gbit/s with 40 ms from one end to the other and back."""
+HUB_SHAPE = "mixed"
+"""The tree that is a model repository."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,8 @@ class Endpoint:
 
 
 @contextmanager
-def serve(
-    server: str, trees: Library, shape: Shape, state: Path, *, tls: bool, link: bool
-) -> Iterator[Endpoint]:
-    """Run `versitygw` or `nginx`, behind the link if asked for."""
+def serve(server: str, trees: Library, shape: Shape, state: Path, *, tls: bool, link: bool) -> Iterator[Endpoint]:
+    """Run `versitygw`, `nginx`, or nginx as the `hub`; behind the link if asked for."""
     with ExitStack() as stack:
         pair = _certificates(state / "tls") if tls else None
         start = _versitygw if server == "versitygw" else _nginx
@@ -68,22 +68,26 @@ def _nginx(trees: Library, shape: Shape, state: Path, pair: servers.Tls | None) 
     directory = state / "nginx"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "etags.map").write_text(_etags(shape, trees.stored(shape)))
+    hub_pages = directory / "hub"
+    blobs = hub.blobs(shape, trees.directory / f"{shape.name}-hub.json") if shape.name == HUB_SHAPE else []
+    hub.write_pages(blobs, hub_pages)
     config = directory / "nginx.conf"
-    config.write_text(_nginx_config(trees, directory, port, pair))
+    as_hub = (hub.maps(blobs), hub.locations(hub_pages, trees.buckets / shape.name, shape.name))
+    config.write_text(_nginx_config(trees, directory, port, pair, as_hub))
     with _running(["nginx", "-e", str(directory / "error.log"), "-c", str(config)], directory / "nginx", port):
         yield port
 
 
 def _etags(shape: Shape, stored: list[Stored]) -> str:
-    return "".join(f"\"/{shape.name}/{one.key}\" '\"{one.etag}\"';\n" for one in stored)
+    return "".join(f'"/{shape.name}/{one.key}" \'"{one.etag}"\';\n' for one in stored)
 
 
-def _nginx_config(trees: Library, directory: Path, port: int, pair: servers.Tls | None) -> str:
+def _nginx_config(trees: Library, directory: Path, port: int, pair: servers.Tls | None, as_hub: tuple[str, str]) -> str:
     # Workers that are nobody could not read the cache of root.
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     tls = ""
     if pair:
-        tls = f"ssl_certificate {pair.certificate};\n    ssl_certificate_key {pair.key};\n    ssl_session_cache shared:s:8m;"
+        tls = f"ssl_certificate {pair.certificate}; ssl_certificate_key {pair.key}; ssl_session_cache shared:s:8m;"
     return f"""\
 load_module {install.HEADERS_MODULE};
 daemon off;
@@ -110,10 +114,12 @@ http {{
   map_hash_bucket_size 256;
   map $uri $object_etag {{ include {directory}/etags.map; }}
   map $args $page {{ default 000000; "~continuation-token=(?<token>[0-9]+)" $token; }}
+{as_hub[0]}
   server {{
     listen {HOST}:{port}{" ssl" if pair else ""} backlog=4096;
     {tls}
     etag off;
+{as_hub[1]}
     location ~ ^/(?<bucket>[a-z]+)/?$ {{
       default_type application/xml;
       alias {trees.pages}/$bucket/$page.xml;

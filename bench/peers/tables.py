@@ -1,23 +1,228 @@
-"""Results as tables. Pure."""
+"""Results as tables: of one cell for a terminal, of all for docs/performance.md. Pure."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from .cells import Runs
+from .cells import Cell, Runs, Sample
+from .clients import CLIENTS
+from .results import Measurement
+from .shapes import SHAPES
+
+US = "datafetch"
+LIMIT = "limit"
+_MEMORY_GOAL = 150 * 2**20
 
 
-def text_table(results: Mapping[str, Runs]) -> str:
-    """Return the medians of one cell, for a terminal."""
-    lines = [f"{'client':10} {'runs':>4} {'wall s':>8} {'(min-max)':>15} {'CPU s':>7} {'peak MiB':>8} {'first s':>8}"]
-    for name, runs in results.items():
-        if not runs.samples:
-            lines.append(f"{name:10}    0 failed: {runs.failure[:100]}")
+@dataclass(frozen=True)
+class Goal:
+    """What a cell is held to; None where nothing is."""
+
+    wall: float
+    cpu: float | None
+
+
+def goal(cell: Cell) -> Goal:
+    """Return the goals, as ratios to the best peer; CPU without hashing."""
+    if cell.target == "disk":
+        return Goal(1.0, None)
+    return Goal(0.9 if cell.shape in ("large", "mixed") else 1.0, 0.9 if cell.shape == "large" else 1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The medians of one client in one cell."""
+
+    name: str
+    runs: int
+    wall: float
+    fastest: float
+    slowest: float
+    cpu: float
+    hashing: float
+    """Processor seconds of `cpu` that hashing takes by itself; 0 where the client hashes nothing."""
+    memory: float
+    first_byte: float | None
+
+    @property
+    def bare_cpu(self) -> float:
+        """CPU without hashing."""
+        return self.cpu - self.hashing
+
+
+def rows(measured: Measurement) -> list[Row]:
+    """Return the rows of a cell whose clients ended well."""
+    return [
+        _row(name, runs, measured.hashing if measured.cell.protocol in CLIENTS[name].hashes else 0.0)
+        for name, runs in measured.clients.items()
+        if runs.samples
+    ]
+
+
+def _row(name: str, runs: Runs, hashing: float) -> Row:
+    samples = runs.samples
+    walls = [sample.wall for sample in samples]
+    return Row(
+        name,
+        len(samples),
+        statistics.median(walls),
+        min(walls),
+        max(walls),
+        _median(samples, lambda sample: sample.cpu) or 0.0,
+        hashing,
+        _median(samples, lambda sample: float(sample.memory)) or 0.0,
+        _median(samples, lambda sample: sample.first_byte),
+    )
+
+
+def _median(samples: Iterable[Sample], field: Callable[[Sample], float | None]) -> float | None:
+    values = [value for sample in samples if (value := field(sample)) is not None]
+    return statistics.median(values) if values else None
+
+
+def best_peer(found: Sequence[Row], field: Callable[[Row], float]) -> float | None:
+    """Return the best peer's value: neither datafetch nor the limit counts."""
+    return min((field(row) for row in found if row.name not in (US, LIMIT)), default=None)
+
+
+_HEAD = (
+    "client", "runs", "wall s", "fastest to slowest", "wall / best peer", "CPU s", "CPU / best peer", "CPU / limit",
+    "of it hashing", "peak MiB", "first byte s",
+)  # fmt: skip
+
+
+def cell_table(measured: Measurement) -> list[tuple[str, ...]]:
+    """Return the rows of a cell as text, the head first."""
+    found = rows(measured)
+    wall, cpu = best_peer(found, lambda row: row.wall), best_peer(found, lambda row: row.cpu)
+    limit = next((row.cpu for row in found if row.name == LIMIT), None)
+    table: list[tuple[str, ...]] = [_HEAD]
+    table += [
+        (
+            row.name,
+            str(row.runs),
+            f"{row.wall:.2f}",
+            f"{row.fastest:.2f} to {row.slowest:.2f}",
+            _ratio(row.wall, wall),
+            f"{row.cpu:.2f}",
+            _ratio(row.cpu, cpu),
+            _ratio(row.cpu, limit),
+            f"{row.hashing:.2f}" if row.hashing else "",
+            f"{row.memory / 2**20:.0f}",
+            "" if row.first_byte is None else f"{row.first_byte:.2f}",
+        )
+        for row in found
+    ]
+    blank = ("",) * (len(_HEAD) - 2)
+    table += [(name, "failed", *blank) for name, runs in measured.clients.items() if not runs.samples]
+    return table
+
+
+def text(table: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+
+
+def markdown(measurements: Sequence[Measurement]) -> str:
+    """Return the part of docs/performance.md that is between the markers."""
+    ordered = sorted(measurements, key=_order)
+    parts = [_provenance(ordered), "### Goals", _goals(ordered)]
+    for title, chosen in _groups(ordered):
+        parts.append(f"### {title}")
+        for measured in chosen:
+            parts += [f"{_cell_title(measured.cell)}:", _markdown_table(cell_table(measured))]
+            parts += [_failures(measured)] if any(runs.failure for runs in measured.clients.values()) else []
+    parts += ["### How each client ran, and what it verifies", _markdown_table(_client_rows())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _order(measured: Measurement) -> tuple[object, ...]:
+    cell = measured.cell
+    return (cell.target != "tmpfs", cell.link, cell.server, cell.tls, list(SHAPES).index(cell.shape))
+
+
+def _groups(ordered: Sequence[Measurement]) -> list[tuple[str, list[Measurement]]]:
+    titles = {
+        ("tmpfs", False): "To tmpfs: what the client costs",
+        ("disk", False): "To disk, with `sync -f` of the target inside every wall",
+        ("tmpfs", True): "Over a link of 40 ms and 4 Gbit/s, to tmpfs",
+        ("disk", True): "Over a link of 40 ms and 4 Gbit/s, to disk with `sync -f`",
+    }
+    grouped = [
+        (title, [one for one in ordered if (one.cell.target, one.cell.link) == key]) for key, title in titles.items()
+    ]
+    return [(title, chosen) for title, chosen in grouped if chosen]
+
+
+def _cell_title(cell: Cell) -> str:
+    server = {"nginx": "nginx", "versitygw": "versitygw", "hub": "nginx with the Hub's protocol"}[cell.server]
+    return f"**{SHAPES[cell.shape].title}** from {server}, {'TLS' if cell.tls else 'plain HTTP'}"
+
+
+def _provenance(measurements: Sequence[Measurement]) -> str:
+    """Say when and where: once for all cells that have it in common."""
+    said: dict[tuple[str, str], list[Measurement]] = {}
+    for measured in measurements:
+        said.setdefault((measured.machine, measured.versions), []).append(measured)
+    lines = []
+    for (machine, versions), chosen in said.items():
+        dates = sorted(measured.when for measured in chosen)
+        commits = ", ".join(sorted({measured.commit for measured in chosen}))
+        loads = [measured.load for measured in chosen]
+        lines.append(
+            f"Measured {dates[0]} to {dates[-1]}, {len(chosen)} cells, commit {commits}, on {machine}; load average "
+            f"before each cell {min(loads):.1f} to {max(loads):.1f}. {versions}."
+        )
+    return "\n\n".join(lines)
+
+
+def _goals(measurements: Sequence[Measurement]) -> str:
+    table = [("cell", "wall / best peer", "goal", "CPU without hashing / best peer", "goal", "peak MiB", "missed")]
+    for measured in measurements:
+        found = rows(measured)
+        ours = next((row for row in found if row.name == US), None)
+        wall, cpu = best_peer(found, lambda row: row.wall), best_peer(found, lambda row: row.bare_cpu)
+        if ours is None or wall is None or cpu is None:
             continue
-        walls = [sample.wall for sample in runs.samples]
-        cpu = statistics.median(sample.cpu for sample in runs.samples)
-        memory = max(sample.memory for sample in runs.samples) / 2**20
-        firsts = [sample.first_byte for sample in runs.samples if sample.first_byte is not None]
-        first = f"{statistics.median(firsts):8.3f}" if firsts else f"{'-':>8}"
-        spread = f"({min(walls):.2f}-{max(walls):.2f})"
-        lines.append(f"{name:10} {len(walls):4} {runs.wall:8.2f} {spread:>15} {cpu:7.2f} {memory:8.0f} {first}")
-    return "\n".join(lines)
+        wanted = goal(measured.cell)
+        missed = [
+            *(["wall"] if ours.wall / wall > wanted.wall else []),
+            *(["CPU"] if wanted.cpu is not None and ours.bare_cpu / cpu > wanted.cpu else []),
+            *(["memory"] if ours.memory > _MEMORY_GOAL else []),
+        ]
+        table.append(
+            (
+                measured.cell.name.replace("/loopback", ""),
+                _ratio(ours.wall, wall),
+                f"{wanted.wall:.1f}",
+                _ratio(ours.bare_cpu, cpu),
+                "" if wanted.cpu is None else f"{wanted.cpu:.1f}",
+                f"{ours.memory / 2**20:.0f}",
+                ", ".join(missed),
+            )
+        )
+    return _markdown_table(table)
+
+
+def _client_rows() -> list[tuple[str, ...]]:
+    head = ("client", "run as", "verifies", "known from")
+    return [head, *((one.name, one.flags, one.verifies, one.source) for one in CLIENTS.values())]
+
+
+def _failures(measured: Measurement) -> str:
+    said = [f"{name}: {_one_line(runs.failure)}" for name, runs in measured.clients.items() if runs.failure]
+    return "Ended early: " + "; ".join(said) + "."
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:160]
+
+
+def _markdown_table(table: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
+
+
+def _ratio(value: float, best: float | None) -> str:
+    return "" if not best else f"{value / best:.2f}"

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from obstore.store import S3Store
+from obstore.store import S3Store  # type: ignore[import-not-found] # only in the peers' environment
 
 RANGE_BYTES = 16 << 20
 
