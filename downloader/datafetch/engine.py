@@ -82,13 +82,19 @@ def run_fetch(
     cancel: threading.Event,
     workers: int | None = None,
     opener: Opener = open_source,
+    skip_if_complete: bool = False,
 ) -> FetchOutcome:
     """Bring everything that the config names, and publish it.
 
-    `workers` is the most requests at a time, within `transfer.max_concurrency` and what the memory limit bears.
+    `workers` is the most requests at a time, within `transfer.max_concurrency` and what the memory limit bears. Where
+    the same request is there already, complete and unaltered, `skip_if_complete` ends at once, without asking a source.
     Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from there.
     """
     _allow_open_files()
+    spec_hash = config.managed.spec_hash if config.managed else request_hash(config.download_items)
+    full = config.transfer.verify == "Full"
+    if skip_if_complete and (outcome := _find_complete(config, spec_hash, observer, full=full)) is not None:
+        return outcome
     with ExitStack() as stack:
         stall_timeout = float(config.transfer.stall_timeout)
         sources: list[Source] = []
@@ -96,14 +102,12 @@ def run_fetch(
             source = opener(item, stall_timeout)
             stack.callback(source.close)
             sources.append(source)
-        spec_hash = config.managed.spec_hash if config.managed else request_hash(config.download_items)
         layout = _open_layout(config, spec_hash)
 
         def waiting(message: str) -> None:
             observer.stage(Stage.WAITING, message)
 
         lock = TargetLock(layout.state)
-        full = config.transfer.verify == "Full"
         sink = stack.enter_context(Sink.open(layout, lock, cancel, waiting, verify_fully=full))
         most = min(config.transfer.max_concurrency, workers or config.transfer.max_concurrency)
         fetch = _Fetch(sources, sink, observer, cancel, most, config)
@@ -119,6 +123,23 @@ def run_fetch(
             publication=published.publication,
             sources=summaries,
         )
+
+
+def _find_complete(
+    config: DownloadConfig, spec_hash: str, observer: FetchObserver, *, full: bool
+) -> FetchOutcome | None:
+    """Return the outcome where nothing is left to do."""
+    layout = _open_layout(config, spec_hash)
+    try:
+        found = layout.complete(spec_hash, full=full)
+    finally:
+        layout.close()
+    if found is None:
+        return None
+    files, size, published = found.header.files, found.header.bytes, found.published
+    observer.totals(files, size)
+    observer.reused(files, size)
+    return FetchOutcome(files, size, size, published.manifest_digest, published.revision, published.publication, ())
 
 
 def _allow_open_files() -> None:

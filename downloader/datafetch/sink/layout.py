@@ -47,6 +47,14 @@ _REVISION = re.compile(r"[0-9A-Za-z.-]{1,80}")
 
 
 @dataclass(frozen=True, slots=True)
+class Complete:
+    """A published tree that was looked through."""
+
+    header: ManifestHeader
+    published: "Published"
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """A finished tree that is visible."""
 
@@ -61,6 +69,12 @@ class Layout(Protocol):
 
     state: Directory
     publication: Literal["Link", "InPlace"]
+
+    def complete(self, spec_hash: str, *, full: bool = False) -> "Complete | None":
+        """Return what is published, where it is all of what that request asks for and every file is as it was.
+
+        Full: the bytes of each are read again too. Needs no lock: it only looks.
+        """
 
     def begin(self, ledger: Ledger) -> None:
         """Take what is published into the ledger.
@@ -109,6 +123,19 @@ class ManagedLayout:
         """Of the revision that files are taken over from."""
         self._unpublished: str | None = None
         """That revision, where a kill came between its completion and the flip."""
+
+    def complete(self, spec_hash: str, *, full: bool = False) -> Complete | None:
+        """Look through the revision that the link names."""
+        revision = self._published_revision()
+        if revision is None:
+            return None
+        header = _look_through(
+            self.state, f"{MANIFESTS}/{revision}.json", spec_hash, self.state, f"{REVISIONS}/{revision}/", full=full
+        )
+        if header is None:
+            return None
+        self._refuse_foreign(header)
+        return Complete(header, Published(revision, "Link", header.manifest_digest, header.bytes))
 
     def close(self) -> None:
         """Close the directories."""
@@ -289,6 +316,13 @@ class InPlaceLayout:
         self.state = self._root.child(STATE_DIRECTORY)
         self._manifest = f"{MANIFESTS}/{request}.json"
 
+    def complete(self, spec_hash: str, *, full: bool = False) -> Complete | None:
+        """Look through the files of the same request."""
+        header = _look_through(self.state, self._manifest, spec_hash, self._root, "", full=full)
+        if header is None:
+            return None
+        return Complete(header, Published(None, "InPlace", header.manifest_digest, header.bytes))
+
     def close(self) -> None:
         """Close the directories."""
         self._root.close()
@@ -328,6 +362,21 @@ class InPlaceLayout:
                 self._root.remove(file.path)
                 self._root.remove_empty_parents(file.path)
         return Published(None, "InPlace", header.manifest_digest, header.bytes)
+
+
+def _look_through(
+    state: Directory, manifest_path: str, spec_hash: str, directory: Directory, prefix: str, *, full: bool
+) -> ManifestHeader | None:
+    """Return a manifest's header, where it is of that request and each of its files is as it was published."""
+    with read_manifest(state, manifest_path) as manifest:
+        if manifest is None or manifest[0].spec_hash != spec_hash:
+            return None
+        header, files = manifest
+        try:
+            whole = all(is_as_published(directory, prefix + file.path, file, full=full) for file in files)
+        except DamagedManifestError:
+            return None
+    return header if whole else None
 
 
 def is_as_published(directory: Directory, path: str, file: ManifestFile, *, full: bool = False) -> bool:

@@ -66,6 +66,7 @@ class Sink:
             sink._begin()
         except BaseException:
             lock.release()
+            layout.close()
             raise
         return sink
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from datafetch.engine import FetchOutcome, run_fetch
+from datafetch.errors import SourceChangedError
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, Source
 from datafetch_api.config import DownloadConfig, DownloadItem
 from datafetch_api.report import SourceSummary, Stage
@@ -37,6 +38,7 @@ class MemoryBucket:
     listing_pause: float = 0.0
     """Seconds between the last object and the end of the listing."""
     before_read: Callable[[str, int], None] = lambda key, position: None
+    before_open: Callable[[str, int], None] = lambda key, position: None
     requests: list[tuple[str, int, int | None]] = field(default_factory=list)
     served: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -52,12 +54,13 @@ class MemoryBucket:
 class MemoryReader:
     def __init__(self, bucket: MemoryBucket, key: str, start: int, end: int) -> None:
         self._bucket, self._key, self._position, self._end = bucket, key, start, end
+        self._content = bucket.objects[key].content
         promised = Checksum(ChecksumAlgorithm.CRC32, bucket.objects[key].promised)
         self.checksum = promised if bucket.checksums_hold else None
 
     def readinto(self, buffer: memoryview) -> int:
         self._bucket.before_read(self._key, self._position)
-        content = self._bucket.objects[self._key].content
+        content = self._content
         piece = content[self._position : min(self._end, self._position + min(len(buffer), 64 << 10))]
         buffer[: len(piece)] = piece
         self._position += len(piece)
@@ -85,6 +88,9 @@ class MemorySource:
     def open(self, entry: Entry, byte_range: ByteRange) -> Iterator[MemoryReader]:
         with self._bucket.lock:
             self._bucket.requests.append((entry.key, byte_range.start, byte_range.end))
+        self._bucket.before_open(entry.key, byte_range.start)
+        if self._bucket.objects[entry.key].identity != entry.identity:
+            raise SourceChangedError("the object is another one by now")
         end = byte_range.end if byte_range.end is not None else 1 << 62
         yield MemoryReader(self._bucket, entry.key, byte_range.start, end)
 

@@ -1,26 +1,40 @@
 """The engine and the sink together, over a source in memory: what is on the disk afterwards, and what was asked for."""
 
 import errno
+import itertools
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from datafetch import engine
+from datafetch.engine import FetchOutcome, run_fetch
 from datafetch.errors import (
     InsufficientSpaceError,
     IntegrityMismatchError,
     InterruptedByRequestError,
+    SourceChangedError,
     SourceUnavailableError,
     TargetNotWritableError,
     TargetOccupiedError,
     UnsafePathError,
 )
 from datafetch.transfer import PART_BYTES
+from datafetch_api.config import DownloadConfig
 from datafetch_api.report import Stage
-from unit.downloader.memory_source import Fetch, MemoryBucket, MemoryObject, in_place, managed, wait_until
+from unit.downloader.memory_source import (
+    Fetch,
+    MemoryBucket,
+    MemoryObject,
+    RecordingObserver,
+    in_place,
+    managed,
+    wait_until,
+)
 from unit.downloader.tree import tree
 
 SMALL = {"README.md": b"hello", "data/a.bin": b"a" * 1000, "data/deep/er/b.bin": b"", "data/c.bin": os.urandom(70_000)}
@@ -68,6 +82,81 @@ def test_a_second_run_fetches_nothing(tmp_path: Path) -> None:
     assert again.run().reused_bytes == 71_005
     assert len(bucket.requests) == before
     assert tree(tmp_path) == SMALL
+
+
+@pytest.mark.parametrize("layout", [in_place, managed])
+def test_a_complete_tree_of_the_same_request_needs_no_source(
+    tmp_path: Path, layout: Callable[[str], DownloadConfig]
+) -> None:
+    config = layout(str(tmp_path))
+    Fetch(MemoryBucket.of(SMALL), config).run()
+
+    def no_source(item: object, stall_timeout: float) -> NoReturn:
+        raise AssertionError("a source was opened")
+
+    def run_again(verify: str = "Identity") -> FetchOutcome:
+        transfer = config.transfer.model_copy(update={"verify": verify})
+        asked = config.model_copy(update={"transfer": transfer})
+        observer = RecordingObserver()
+        return run_fetch(asked, observer=observer, cancel=threading.Event(), opener=no_source, skip_if_complete=True)
+
+    outcome = run_again()
+    assert (outcome.files, outcome.bytes, outcome.reused_bytes) == (4, 71_005, 71_005)
+    file = (tmp_path / "team/model" if layout is managed else tmp_path) / "data/a.bin"
+    before = file.stat()
+    file.write_bytes(b"b" * 1000)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run_again().files == 4, "who keeps size and time is only found by reading"
+    with pytest.raises(AssertionError):
+        run_again("Full")
+    file.unlink()
+    with pytest.raises(AssertionError):
+        run_again()
+
+
+@pytest.mark.parametrize("layout", [in_place, managed])
+def test_full_verification_reads_again_what_is_there(tmp_path: Path, layout: Callable[[str], DownloadConfig]) -> None:
+    bucket, config = MemoryBucket.of(SMALL), layout(str(tmp_path))
+    Fetch(bucket, config).run()
+    file = (tmp_path / "team/model" if layout is managed else tmp_path) / "data/a.bin"
+    before = file.stat()
+    file.write_bytes(b"b" * 1000)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    full = config.model_copy(update={"transfer": config.transfer.model_copy(update={"verify": "Full"})})
+    Fetch(bucket, full).run()
+    assert file.read_bytes() == SMALL["data/a.bin"]
+    assert [key for key, _, _ in bucket.requests].count("data/a.bin") == 2
+
+
+def test_an_object_that_changes_while_it_is_fetched_begins_again(tmp_path: Path) -> None:
+    bucket = MemoryBucket.of({"big.bin": big()})
+    new = big(seed=2)
+    replaced = threading.Event()
+
+    def replace_in_the_middle(key: str, position: int) -> None:
+        if position > PART_BYTES + 1000 and not replaced.is_set():
+            replaced.set()
+            bucket.objects[key] = MemoryObject.of(new)
+
+    bucket.before_read = replace_in_the_middle
+    fetch = Fetch(bucket, in_place(str(tmp_path)))
+    fetch.run(workers=1)
+    assert tree(tmp_path) == {"big.bin": new}
+    assert any("fetched again from its start" in message for message in fetch.observer.retries)
+    assert fetch.observer.bytes_received == len(new)
+
+
+def test_an_object_that_never_stays_the_same_ends_the_fetch(tmp_path: Path) -> None:
+    bucket = MemoryBucket.of({"a.bin": b"0" * 1000})
+    versions = itertools.count(1)
+
+    def replace(key: str, position: int) -> None:
+        bucket.objects[key] = MemoryObject.of(str(next(versions)).encode() * 1000)
+
+    bucket.before_open = replace
+    with pytest.raises(SourceChangedError, match="changed 4 times"):
+        Fetch(bucket, in_place(str(tmp_path))).run()
+    assert tree(tmp_path) == {}
 
 
 def test_a_file_that_somebody_changed_is_fetched_again(tmp_path: Path) -> None:
