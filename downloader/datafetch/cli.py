@@ -10,12 +10,13 @@ import os
 from collections.abc import Sequence
 
 from datafetch import __version__
-from datafetch.commands import completion, fetch, lock, verify
+from datafetch.commands import completion, fetch, lock, plan, verify
 from datafetch.commands.options import CommandLineError, Parser
 
 _ADD = {
     "run": fetch.add_run,
     "get": fetch.add_get,
+    "plan": plan.add_plan,
     "verify": verify.add_verify,
     "lock": lock.add_lock,
     "completion": completion.add_completion,

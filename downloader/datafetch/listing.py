@@ -32,15 +32,17 @@ def list_sources(
     observer: FetchObserver,
     cancel: threading.Event,
     opener: Opener = open_source,
+    ledger: Ledger | None = None,
     fold: Callable[[str], str] = str,
 ) -> Listing:
     """List every source of the config, at the same time, into one plan.
 
-    `fold` says which names the target's file system takes for the same. Raises the DataFetchError that a fetch would
-    end with: SourceNotFoundError, UnsafePathError and the like.
+    `ledger` knows what the target holds already, where that counts; `fold` says which names the target's file system
+    takes for the same. Raises the DataFetchError that a fetch would end with: SourceNotFoundError, UnsafePathError and
+    the like.
     """
     observer.stage(Stage.LISTING)
-    plan = Plan(Ledger(tempfile.gettempdir()), [item.name for item in config.download_items], fold)
+    plan = Plan(ledger or scratch_ledger(), [item.name for item in config.download_items], fold)
     with ExitStack() as stack:
         sources: list[Source] = []
         for item in config.download_items:
@@ -51,6 +53,14 @@ def list_sources(
     plan.complete = True
     observer.totals(len(plan), plan.total_bytes)
     return Listing(plan, summaries)
+
+
+def scratch_ledger() -> Ledger:
+    """Return an empty ledger that spills to where temporary files go; it stays in memory where they go nowhere."""
+    try:
+        return Ledger(tempfile.gettempdir())
+    except FileNotFoundError:
+        return Ledger()
 
 
 def _list_all(

@@ -19,7 +19,7 @@ _SHORTEST_MESSAGE = 200
 _LONGEST_MESSAGE = 4096
 """Bytes that kubelet keeps of a container's message."""
 _URI_ONLY = ("include", "exclude", "endpoint_url", "region", "anonymous")
-_CONFIG_ONLY = ("secrets_dir",)
+_CONFIG_ONLY = ("secrets_dir", "target_dir")
 
 
 class CommandLineError(Exception):
@@ -127,7 +127,7 @@ def load_either(
     Raises InvalidConfigError, also for an option that only the other one knows.
     """
     if is_uri(argument):
-        _refuse(options, _CONFIG_ONLY, "is for a config; a URI takes its credentials from the environment")
+        _refuse(options, _CONFIG_ONLY, "is for a config, and this is a URI")
         return load_uri(argument or "", dest or ".", options)
     _refuse(options, _URI_ONLY, "is for a URI; a config says it itself")
     return load_config(argument, options, target_dir=target_dir)
@@ -137,7 +137,7 @@ def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> No
     from datafetch.errors import InvalidConfigError
 
     for name in names:
-        if getattr(options, name):
+        if getattr(options, name, None):
             raise InvalidConfigError(f"--{name.replace('_', '-')} {why}; see '{options.parser.prog} --help'")
 
 
@@ -160,10 +160,15 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         help="what is asked of data that is there already. identity (default): untouched since it was verified, and "
         "still what the source has; full: its bytes, read again, have the checksum too",
     )
-    group.add_argument(
+    add_locked_option(group)
+
+
+def add_locked_option(parser: argparse._ActionsContainer) -> None:
+    """Add the lock that takes the place of what the sources have now."""
+    parser.add_argument(
         "--locked",
         metavar="FILE",
-        help="fetch exactly what this file of 'datafetch lock' lists, nothing newer; fail where it has changed",
+        help="take exactly what this file of 'datafetch lock' lists, nothing newer; fail where it has changed",
     )
 
 
