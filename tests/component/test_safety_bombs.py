@@ -183,6 +183,45 @@ def test_a_page_of_keys_of_megabytes_is_one_sentence(runs: Prefork, usual: dict[
     assert runs.peak < usual["s3"] + 3 * MORE_MEMORY, f"{runs.peak >> 20} MiB for a page of 10 MiB"
 
 
+_ENTITIES = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+LAUGHS = f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY l0 "ha">{_ENTITIES}]>'
+
+
+@pytest.mark.parametrize(
+    ("provider", "page"),
+    [
+        (
+            "s3",
+            f"{LAUGHS}<ListBucketResult>&l9;</ListBucketResult>',
+        ),
+        (
+            "s3",
+            '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/hostname">]><ListBucketResult><Name>&e;</Name></ListBucketResult>',
+        ),
+        ("s3", "<a>" * 200_000),
+        ("s3", "no XML at all"),
+        (
+            "azure-blob",
+            f"{LAUGHS}<EnumerationResults>&l9;</EnumerationResults>",
+        ),
+        ("azure-blob", "<a>" * 200_000),
+        ("gcs", "[" * 200_000),
+        ("gcs", '{"items": [{"name": 5, "size": "many"}]}'),
+    ],
+    ids=["s3 laughs", "s3 file", "s3 deep", "s3 none", "azure laughs", "azure deep", "gcs deep", "gcs wrong"],
+)
+def test_a_listing_that_is_made_to_hurt_its_reader_is_an_error(
+    runs: Prefork, tmp_path: Path, provider: str, page: str
+) -> None:
+    kind = "application/json" if provider == "gcs" else "application/xml"
+    with Cloud({"a": b"a"}) as server:
+        server.before = lambda _: Response(200, (("Content-Type", kind),), page.encode(), len(page.encode()))
+        done = run(runs, server.item(provider), tmp_path)
+    assert_one_clear_error(done, tmp_path, (2, 11, 14))
+    assert runs.peak < 1 << 30
+    assert Path("/etc/hostname").read_text().strip() not in done.stderr
+
+
 # --- heads -----------------------------------------------------------------------------------------------------------
 
 
