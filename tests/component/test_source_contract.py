@@ -1,18 +1,45 @@
 """What every source promises, against real servers: the same tests for S3, GCS, Azure, the Hub and HTTP."""
 
+import base64
+import hashlib
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from component.places import WRONG, WRONG_KEY, GCSPlace, HttpPlace, HubPlace, Place, by_path, checksum_of, read
+from component.places import (
+    WRONG,
+    WRONG_KEY,
+    AzurePlace,
+    GCSPlace,
+    HttpPlace,
+    HubPlace,
+    Place,
+    S3Place,
+    by_path,
+    checksum_of,
+    read,
+)
+from datafetch.engine import run_fetch
 from datafetch.errors import (
     CredentialsRejectedError,
     DataFetchError,
+    IntegrityMismatchError,
     SourceChangedError,
     SourceNotFoundError,
 )
-from datafetch.sources import Entry
+from datafetch.progress import ProgressTracker
+from datafetch.sources import ByteRange, Entry
+from datafetch_api.config import DownloadConfig
+from servers.faults import FaultProxy
+from servers.http import Manners
+from servers.plans import Fault
+from servers.serving import Server
 
 BIG = os.urandom(3_000_000)
 FILES = {
@@ -207,3 +234,87 @@ def test_rotated_credentials_reach_a_source_that_is_in_use(place: Place) -> None
             read(source, entry)
         place.item()
         assert read(source, entry) == b"abc"
+
+
+# --- who sends requests himself ---
+
+
+@contextmanager
+def watched(place: Place) -> Iterator[tuple[Server, dict[str, Any]]]:
+    """What sees, and may disturb, every request for the place's objects, and an item's settings that lead there."""
+    if isinstance(place, HubPlace | HttpPlace):
+        yield place.server, {}
+        return
+    assert isinstance(place, S3Place | GCSPlace | AzurePlace)
+    url = urlsplit(place.server.url)
+    with FaultProxy(url.hostname or "", url.port or 0) as proxy:
+        if isinstance(place, AzurePlace):
+            connection = place.server.connection_string.replace(f"{url.scheme}://{url.netloc}", proxy.url)
+            yield proxy, {"connection_string_file": place.secret("proxied", connection)}
+        else:
+            yield proxy, {"endpoint_url": proxy.url}
+
+
+@everywhere
+def test_a_prepared_request_brings_the_bytes_and_the_answer_tells_their_checksum(place: Place) -> None:
+    place.fill(FILES)
+    with place.source() as source:
+        access = source.http
+        assert access is not None
+        for path, entry in by_path(source).items():
+            data = FILES[path]
+            for wanted in (ByteRange(0, len(data)), ByteRange(len(data) // 3, len(data) // 2)):
+                if wanted.start == wanted.end and data:
+                    continue
+                request, pin = access.prepare(entry, wanted)
+                received = bytearray(len(data) + 1)
+                with access.transport.open_range(request, wanted, pin) as body:
+                    position = 0
+                    while count := body.readinto(memoryview(received)[position:]):
+                        position += count
+                    promised = access.promised_checksum(entry, body.headers)
+                assert received[:position] == data[wanted.start : wanted.end]
+                assert promised is not None or isinstance(place, HttpPlace)
+                assert promised is None or promised.value == checksum_of(promised, data)
+
+
+@everywhere
+def test_the_bytes_of_a_small_object_cost_one_request(place: Place) -> None:
+    place.fill({"notes.md": b"a few words"})
+    with watched(place) as (server, settings), place.source(**settings) as source:
+        entry = by_path(source)["notes.md"]
+        server.traffic.clear()
+        assert read(source, entry) == b"a few words"
+        assert read(source, entry, 2, 5) == b"few"
+        assert [exchange.method for exchange in server.traffic.exchanges] == ["GET", "GET"]
+
+
+@everywhere
+@pytest.mark.parametrize("size", [3_000, 2_000_000], ids=["small", "large"])
+@pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
+def test_a_byte_that_was_flipped_on_the_way_is_in_no_file(
+    place: Place, tmp_path: Path, size: int, times: int | None
+) -> None:
+    data = os.urandom(size)
+    place.fill({"flip.bin": data})
+    if isinstance(place, HttpPlace):
+        # A web server gives a checksum only if it is asked to be a good one.
+        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        manners = Manners(headers=(("Repr-Digest", f"sha-256=:{digest}:"),))
+        place.server.put(f"/{place.bucket}/flip.bin", data, manners)
+    root = tmp_path / "root"
+    with watched(place) as (server, settings):
+        item = place.item(**settings)
+        for disturbed in [server, *([place.server.cdn] if isinstance(place, HubPlace) else [])]:
+            disturbed.faults.add(
+                Fault(flip_at=size // 2), times=times, when=lambda found: "list-type" not in found.query
+            )
+        config = DownloadConfig.model_validate({"download_root": str(root), "download_items": [item]})
+        if times is None:
+            with pytest.raises(IntegrityMismatchError) as raised:
+                run_fetch(config, observer=ProgressTracker(), cancel=threading.Event())
+            assert raised.value.code == 12
+            assert not (root / "flip.bin").exists()
+        else:
+            run_fetch(config, observer=ProgressTracker(), cancel=threading.Event())
+            assert (root / "flip.bin").read_bytes() == data

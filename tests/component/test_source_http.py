@@ -1,6 +1,10 @@
 """What is a web server's own: ranges, lengths, validators, logins; the rest is in `test_source_contract`."""
 
+import base64
+import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +14,13 @@ import pytest
 from component.places import STALL_TIMEOUT, by_path, read
 from datafetch.errors import (
     CredentialsRejectedError,
+    InterruptedByRequestError,
     InvalidConfigError,
     SourceChangedError,
     SourceNotFoundError,
     SourceUnavailableError,
 )
-from datafetch.sources import ByteRange, Entry, Source, open_source
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, Source, open_source
 from datafetch_api.config import HttpItem
 from servers.http import Manners, StaticServer
 from servers.plans import Fault
@@ -75,6 +80,44 @@ def test_an_empty_file(web: StaticServer) -> None:
             entry = by_path(source)["empty"]
             assert entry.size == 0
             assert read_to_its_end(source, entry) == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_one"),
+    [
+        ("Repr-Digest", "sha-256=:{}:", True),
+        ("Repr-Digest", "sha-512=:AAAA:, sha-256=:{}:", True),
+        ("Digest", "SHA-256={}", True),
+        ("Digest", "md5=AAAA,sha-256={}", True),
+        # Of the part that is sent, not of the file.
+        ("Content-Digest", "sha-256=:{}:", False),
+        ("Repr-Digest", "unixsha-256=:{}:", False),
+        ("Repr-Digest", "sha-256=:AAAA:", False),
+    ],
+)
+def test_the_digest_that_a_server_sends_is_the_file_s_checksum(
+    web: StaticServer, name: str, value: str, is_one: bool
+) -> None:
+    digest = hashlib.sha256(DATA)
+    header = value.format(base64.b64encode(digest.digest()).decode())
+    web.put("/a.bin", DATA, Manners(headers=((name, header),)))
+    expected = Checksum(ChecksumAlgorithm.SHA256, digest.hexdigest()) if is_one else None
+    with opened(f"{web.url}/a.bin") as source:
+        entry = by_path(source)["a.bin"]
+        assert entry.checksum == expected
+        with source.open(entry, ByteRange(10, 20)) as reader:
+            assert reader.checksum == expected
+
+
+def test_a_source_that_is_closed_waits_for_nothing_any_more(web: StaticServer) -> None:
+    web.put("/a.bin", DATA)
+    web.faults.add(Fault(status=503, retry_after="60"), times=None, methods=("HEAD", "GET"))
+    with opened(f"{web.url}/a.bin") as source:
+        threading.Timer(0.3, source.close).start()
+        began = time.monotonic()
+        with pytest.raises(InterruptedByRequestError):
+            list(source.list())
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 """What is S3's own: keys from everywhere, addresses, encryption, its codes; the rest is in `test_source_contract`."""
 
+import base64
 import hashlib
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
+import botocore.session
 import pytest
+from botocore.config import Config
 
-from component.places import STALL_TIMEOUT, S3Place, by_path, read
+from component.places import STALL_TIMEOUT, S3Place, by_path, checksum_of, read
 from datafetch.errors import (
     CredentialsRejectedError,
     DataFetchError,
@@ -16,7 +22,7 @@ from datafetch.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
 )
-from datafetch.sources import ByteRange, Entry, Source, open_source
+from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, Source, open_source
 from datafetch_api.config import S3Item
 from servers.emulators import versitygw
 from servers.faults import FaultProxy
@@ -199,6 +205,147 @@ def test_an_object_in_parts_has_no_checksum_but_its_identity(s3: S3Place) -> Non
         assert entry.checksum is None
         assert entry.identity.strip('etag:"') == etag.strip('"')
         assert read(source, entry, len(part)) == b"tail"
+
+
+# --- checksums that objects were stored with ---
+
+CHECKSUMS = {
+    "crc32": ChecksumAlgorithm.CRC32,
+    "crc32c": ChecksumAlgorithm.CRC32C,
+    "crc64nvme": ChecksumAlgorithm.CRC64NVME,
+    "sha1": ChecksumAlgorithm.SHA1,
+    "sha256": ChecksumAlgorithm.SHA256,
+}
+PART_BYTES = 5 << 20
+
+
+def client(place: S3Place) -> Any:
+    return botocore.session.get_session().create_client(
+        "s3",
+        region_name=place.server.region,
+        endpoint_url=place.server.url,
+        aws_access_key_id=place.server.access_key,
+        aws_secret_access_key=place.server.secret_key,
+        config=Config(request_checksum_calculation="when_required", s3={"addressing_style": "path"}),
+    )
+
+
+def checksum_field(name: str, data: bytes) -> dict[str, str]:
+    """The checksum of some data as a parameter of the SDK."""
+    algorithm = CHECKSUMS[name]
+    return {f"Checksum{name.upper()}": base64.b64encode(bytes.fromhex(computed(algorithm, data))).decode()}
+
+
+def computed(algorithm: ChecksumAlgorithm, data: bytes) -> str:
+    return checksum_of(Checksum(algorithm, ""), data)
+
+
+@pytest.mark.parametrize("name", CHECKSUMS)
+def test_a_checksum_that_the_object_was_stored_with_counts_more_than_its_md5(s3: S3Place, name: str) -> None:
+    client(s3).put_object(Bucket=s3.bucket, Key="a", Body=DATA, **checksum_field(name, DATA))
+    with s3.source() as source:
+        entry = by_path(source)["a"]
+        assert entry.checksum == Checksum(ChecksumAlgorithm.MD5, MD5)
+        with source.open(entry, ByteRange(0, entry.size)) as reader:
+            assert reader.checksum == Checksum(CHECKSUMS[name], computed(CHECKSUMS[name], DATA))
+        with source.open(entry, ByteRange(5, 10)) as reader:
+            assert reader.checksum == entry.checksum, "a small object is no reason for another request"
+
+
+def store_in_parts(place: S3Place, key: str, parts: list[bytes], name: str, kind: str) -> None:
+    """Store an object in parts, with a checksum of all its bytes (FULL_OBJECT) or of its parts' (COMPOSITE)."""
+    sdk, where = client(place), {"Bucket": place.bucket, "Key": key}
+    upload = sdk.create_multipart_upload(**where, ChecksumAlgorithm=name.upper(), ChecksumType=kind)["UploadId"]
+    done = []
+    for number, part in enumerate(parts, start=1):
+        fields = checksum_field(name, part)
+        answer = sdk.upload_part(**where, UploadId=upload, PartNumber=number, Body=part, **fields)
+        done.append({"PartNumber": number, "ETag": answer["ETag"], **fields})
+    sdk.complete_multipart_upload(**where, UploadId=upload, ChecksumType=kind, MultipartUpload={"Parts": done})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("crc32", "FULL_OBJECT"), ("crc64nvme", "FULL_OBJECT"), ("crc32", "COMPOSITE")]
+)
+def test_an_object_in_parts_is_verified_by_the_checksum_of_all_its_bytes(s3: S3Place, name: str, kind: str) -> None:
+    parts = [os.urandom(PART_BYTES), b"tail"]
+    data = b"".join(parts)
+    store_in_parts(s3, "parts", parts, name, kind)
+    expected = Checksum(CHECKSUMS[name], computed(CHECKSUMS[name], data)) if kind == "FULL_OBJECT" else None
+    with proxied(s3) as proxy, s3.source(endpoint_url=proxy.url) as source:
+        entry = by_path(source)["parts"]
+        assert entry.checksum is None
+        proxy.traffic.clear()
+        with source.open(entry, ByteRange(0, entry.size)) as reader:
+            assert reader.checksum == expected
+        assert [exchange.method for exchange in proxy.traffic.exchanges] == ["GET"]
+        # S3 gives no checksum of the object with a range of it: one HEAD tells, however many ranges there are.
+        proxy.traffic.clear()
+        with ThreadPoolExecutor(4) as pool:
+
+            def ask(start: int) -> Checksum | None:
+                with source.open(entry, ByteRange(start, start + 1000)) as reader:
+                    return reader.checksum
+
+            assert set(pool.map(ask, range(0, PART_BYTES, PART_BYTES // 8))) == {expected}
+        methods = [exchange.method for exchange in proxy.traffic.exchanges]
+        assert methods.count("HEAD") == 1
+        assert methods.count("GET") == len(methods) - 1
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("status", "code", "fails"), [(403, "AccessDenied", False), (501, "NotImplemented", False), (503, "SlowDown", True)]
+)
+def test_a_server_that_tells_no_checksum_is_asked_in_vain(s3: S3Place, status: int, code: str, fails: bool) -> None:
+    s3.server.store.put_in_parts(s3.bucket, "parts", [bytes(PART_BYTES), b"tail"])
+    with proxied(s3) as proxy, s3.source(endpoint_url=proxy.url) as source:
+        entry = by_path(source)["parts"]
+        proxy.faults.add(Fault(status=status), times=None, methods=("HEAD",))
+        if fails:
+            with pytest.raises(SourceUnavailableError):
+                read(source, entry, PART_BYTES)
+        else:
+            assert read(source, entry, PART_BYTES) == b"tail"
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ((("x-amz-checksum-type", "FULL_OBJECT"), ("x-amz-checksum-crc32", "AAAAAQ==")), "00000001"),
+        ((("x-amz-checksum-type", "COMPOSITE"), ("x-amz-checksum-crc32", "AAAAAQ==-2")), MD5),
+        # S3 leaves the number of parts out where a range covers the whole object.
+        ((("x-amz-checksum-type", "COMPOSITE"), ("x-amz-checksum-crc32", "AAAAAQ==")), MD5),
+        ((("x-amz-checksum-crc32", "AAAAAQ=="),), MD5),
+        ((("x-amz-checksum-type", "FULL_OBJECT"), ("x-amz-checksum-crc32", "no base64")), MD5),
+        ((("x-amz-checksum-type", "FULL_OBJECT"), ("x-amz-checksum-crc32", "AAAA")), MD5),
+        ((("x-amz-checksum-type", "FULL_OBJECT"), ("x-amz-checksum-crc128", "AAAAAQ==")), MD5),
+        (
+            (
+                ("x-amz-server-side-encryption", "aws:kms"),
+                ("x-amz-checksum-type", "FULL_OBJECT"),
+                ("x-amz-checksum-crc32", "AAAAAQ=="),
+            ),
+            "00000001",
+        ),
+        # To a range that is one part S3 gives the part's.
+        (
+            (
+                ("content-range", f"bytes 0-{len(DATA) - 1}/{len(DATA)}"),
+                ("x-amz-checksum-type", "FULL_OBJECT"),
+                ("x-amz-checksum-crc32", "AAAAAQ=="),
+            ),
+            MD5,
+        ),
+    ],
+)
+def test_only_a_checksum_of_all_bytes_is_taken_for_one(headers: tuple[tuple[str, str], ...], expected: str) -> None:
+    with fake({"a": DATA}, *headers) as server, opened(server.url) as source:
+        entry = by_path(source)["a"]
+        with source.open(entry, ByteRange(0, entry.size)) as reader:
+            assert reader.checksum is not None
+            assert reader.checksum.value == expected
 
 
 @pytest.mark.usefixtures("keys")
