@@ -192,7 +192,7 @@ LAUGHS = f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY l0 "ha">{_ENTITIES}]>'
     [
         (
             "s3",
-            f"{LAUGHS}<ListBucketResult>&l9;</ListBucketResult>',
+            f"{LAUGHS}<ListBucketResult>&l9;</ListBucketResult>",
         ),
         (
             "s3",
