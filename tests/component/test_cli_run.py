@@ -19,6 +19,7 @@ from component.commands import datafetch, environment, tree
 from datafetch.progress import ProgressTracker
 from datafetch_api.report import Stage, parse_result
 from servers.http import StaticServer
+from servers.hub import Hub
 from servers.plans import Fault
 
 FILES = {"a.txt": b"alpha\n", "b.bin": os.urandom(200_000), "empty": b""}
@@ -437,3 +438,86 @@ def test_many_threads_and_a_cancel_of_the_python_api(server: StaticServer, tmp_p
 
     assert caught.value.code == 143
     assert json.loads(json.dumps(caught.value.to_failure().model_dump()))["reason"] == "Interrupted"
+
+
+# --- what is there already -------------------------------------------------------------------------------------------
+
+
+def test_a_complete_fetch_is_taken_as_it_is_only_where_that_is_asked_for(server: StaticServer, tmp_path: Path) -> None:
+    first = datafetch("run", "-", "--skip-if-complete", cwd=tmp_path, stdin=config(server))
+    asked = len(server.traffic.exchanges)
+
+    skipped = datafetch("run", "-", "--skip-if-complete", "--json", cwd=tmp_path, stdin=config(server))
+    unasked = len(server.traffic.exchanges)
+    checked = datafetch("run", "-", "--json", cwd=tmp_path, stdin=config(server))
+
+    assert (first.code, skipped.code, checked.code) == (0, 0, 0), skipped.stderr
+    assert unasked == asked
+    assert len(server.traffic.exchanges) > asked
+    assert skipped.result.reused_bytes == sum(map(len, FILES.values()))
+    assert skipped.result.manifest_digest == checked.result.manifest_digest
+
+
+def test_what_is_incomplete_is_fetched_although_a_complete_one_would_do(server: StaticServer, tmp_path: Path) -> None:
+    datafetch("run", "-", cwd=tmp_path, stdin=config(server))
+    (tmp_path / "data/a.txt").unlink()
+
+    run = datafetch("run", "-", "--skip-if-complete", cwd=tmp_path, stdin=config(server))
+
+    assert run.code == 0, run.stderr
+    assert tree(tmp_path / "data") == FILES
+
+
+def test_a_lock_and_skipping_exclude_each_other(tmp_path: Path) -> None:
+    run = datafetch("run", "c.yaml", "--skip-if-complete", "--locked", "x.lock", cwd=tmp_path)
+
+    assert run.code == 2
+    assert "--locked: not allowed with argument --skip-if-complete" in run.sentence
+
+
+def test_full_verification_finds_what_size_and_time_do_not_tell(tmp_path: Path) -> None:
+    with Hub() as hub:
+        hub.create("org/model", {"model.safetensors": b"w" * 50_000})
+        get = ("get", "hf://org/model", "data")
+        datafetch(*get, cwd=tmp_path, HF_ENDPOINT=hub.url)
+        file = tmp_path / "data/model.safetensors"
+        status = file.stat()
+        file.write_bytes(b"w" * 49_999 + b"x")
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+        by_identity = datafetch(*get, cwd=tmp_path, HF_ENDPOINT=hub.url)
+        kept = file.read_bytes()
+        fully = datafetch(*get, "--verify", "full", cwd=tmp_path, HF_ENDPOINT=hub.url)
+
+    assert (by_identity.code, fully.code) == (0, 0), fully.stderr
+    assert kept.endswith(b"x")
+    assert file.read_bytes() == b"w" * 50_000
+
+
+# --- the termination message's length --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable"), [(("--termination-limit", "220"), {}), ((), {"DATAFETCH_TERMINATION_LIMIT": "220"})]
+)
+def test_the_message_is_as_short_as_it_has_to_be(
+    server: StaticServer, tmp_path: Path, flags: tuple[str, ...], variable: dict[str, str]
+) -> None:
+    run = datafetch(
+        "get", f"{server.url}/{'n' * 300}", "data", "--termination-log", "message", *flags, cwd=tmp_path, **variable
+    )
+
+    text = (tmp_path / "message").read_text()
+    result = parse_result(text)
+    assert run.code == 11
+    assert len(text.encode()) <= 220
+    assert result is not None
+    assert result.failure is not None
+    assert (result.exit_code, result.failure.reason) == (11, "SourceNotFound")
+
+
+def test_the_limit_holds_for_a_command_line_that_cannot_be_read(tmp_path: Path) -> None:
+    run = datafetch("run", "c.yaml", "--termination-limit", "12", "--json", cwd=tmp_path)
+
+    assert run.code == 2
+    assert "'12' is not a number from 200 to 4096" in run.sentence

@@ -163,7 +163,14 @@ def _fetch(options: argparse.Namespace, session: Session, load: "Callable[[], Do
     from datafetch.engine import run_fetch
 
     def run(opener: "Opener") -> "FetchOutcome":
-        return run_fetch(config, observer=tracker, cancel=session.cancel, workers=options.max_workers, opener=opener)
+        return run_fetch(
+            config,
+            observer=tracker,
+            cancel=session.cancel,
+            workers=options.max_workers,
+            opener=opener,
+            skip_if_complete=options.skip_if_complete,
+        )
 
     with fetch_display(options.progress, tracker):
         outcome = _run_locked(options.locked, config, run) if options.locked else run(_open_source)

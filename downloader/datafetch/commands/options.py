@@ -160,7 +160,14 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         help="what is asked of data that is there already. identity (default): untouched since it was verified, and "
         "still what the source has; full: its bytes, read again, have the checksum too",
     )
-    add_locked_option(group)
+    either = group.add_mutually_exclusive_group()
+    add_locked_option(either)
+    either.add_argument(
+        "--skip-if-complete",
+        action="store_true",
+        help="end at once, without asking the source, where a complete fetch of the same request is there already; "
+        "else, and without this, the source is asked what has changed",
+    )
 
 
 def add_locked_option(parser: argparse._ActionsContainer) -> None:
