@@ -25,6 +25,10 @@ from datafetch_api.quantities import format_bytes
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
 _CACHED_DESCRIPTORS = 256
+_SMALL_BYTES = 64 << 10
+_NO_NAMES = frozenset({"", ".", ".."})
+"""Segments that lead nowhere or elsewhere: the plan refuses them in keys, and nothing that lies on a volume may bring
+them in either."""
 _LINK_REFUSED = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,9 +73,22 @@ class Directory:
 
     def open_file(self, path: str, *, writable: bool = True) -> int:
         """Open an existing file for reading, and for writing where asked, and return its descriptor."""
-        mode = os.O_RDWR if writable else os.O_RDONLY
+        # Opened without waiting: what lies there may be a pipe.
+        mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with refusals(self.full(path)), self.parent(path) as (parent, name):
-            return os.open(name, mode | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            descriptor = os.open(name, mode, dir_fd=parent)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise _occupied(self.full(path))
+
+    def open_unshared(self, path: str) -> int | None:
+        """Open a file for reading and writing; None where it has another name too, which may lie outside."""
+        descriptor = self.open_file(path)
+        if os.fstat(descriptor).st_nlink == 1:
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def stat(self, path: str) -> os.stat_result | None:
         """Return what lies at the path, links not followed, or None where nothing does."""
@@ -99,8 +116,8 @@ class Directory:
 
     def copy(self, path: str, target: "Directory", target_path: str) -> None:
         """Copy a file, with its modification time, into the target directory."""
-        with refusals(target.full(target_path)), self.parent(path) as (parent, name):
-            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        with refusals(target.full(target_path)):
+            source = self.open_file(path, writable=False)
             try:
                 copy = target.create(target_path)
                 try:
@@ -154,14 +171,15 @@ class Directory:
 
     def names(self, path: str = ".") -> list[str]:
         """Return the sorted names in a directory below this one; empty where there is none."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        try:
-            return sorted(os.listdir(descriptor))
-        finally:
-            os.close(descriptor)
+        with refusals(self.full(path)):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor)
+            except FileNotFoundError:
+                return []
+            try:
+                return sorted(os.listdir(descriptor))
+            finally:
+                os.close(descriptor)
 
     def make(self, path: str) -> bool:
         """Make a directory and say whether it was missing: of many that try at once, one is told so."""
@@ -174,11 +192,14 @@ class Directory:
 
     def read_link(self, path: str) -> str | None:
         """Return what the symbolic link at the path says, or None where there is no link."""
-        try:
-            with self.parent(path) as (parent, name):
-                return os.readlink(name, dir_fd=parent)
-        except OSError:
-            return None
+        with refusals(self.full(path)):
+            try:
+                with self.parent(path) as (parent, name):
+                    return os.readlink(name, dir_fd=parent)
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.ENOENT):
+                    return None
+                raise
 
     def symlink(self, target: str, path: str) -> None:
         """Make a symbolic link."""
@@ -186,11 +207,18 @@ class Directory:
             os.symlink(target, name, dir_fd=parent)
 
     def write_atomically(self, path: str, chunks: Iterator[bytes]) -> None:
-        """Write a whole file, flush it, and only then give it its name."""
+        """Write a whole file, flush it, only then give it its name, and flush that."""
         with self._replacing(path) as descriptor:
             for chunk in chunks:
                 write_all(descriptor, chunk)
             os.fsync(descriptor)
+        with refusals(self.full(path)), self.parent(path) as (parent, _):
+            os.fsync(parent)
+
+    def touch(self, path: str) -> None:
+        """Set a file's modification time to now."""
+        with refusals(self.full(path)), self.parent(path) as (parent, name):
+            os.utime(name, dir_fd=parent, follow_symlinks=False)
 
     def replace(self, path: str, content: bytes) -> None:
         """Write a file and give it its name, without waiting for the disk: for what is of no use after a crash."""
@@ -214,22 +242,20 @@ class Directory:
             raise
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's content, or None where there is no such file."""
+        """Return a small file's content, the first 64 KiB of it, or None where there is no such file."""
         try:
-            with self.parent(path) as (parent, name):
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        except (FileNotFoundError, NotADirectoryError):
+            descriptor = self.open_file(path, writable=False)
+        except FileNotFoundError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+        with refusals(self.full(path)), os.fdopen(descriptor, "rb") as file:
+            return file.read(_SMALL_BYTES)
 
     @contextmanager
     def lines(self, path: str) -> Iterator[Iterator[bytes]]:
         """Open a file and yield its lines, read as they are asked for; none where there is no such file."""
         try:
-            with self.parent(path) as (parent, name):
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        except (FileNotFoundError, NotADirectoryError):
+            descriptor = self.open_file(path, writable=False)
+        except FileNotFoundError:
             yield iter(())
             return
         with os.fdopen(descriptor, "rb", buffering=256 << 10) as file:
@@ -273,6 +299,8 @@ class Directory:
     def parent(self, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
         """Open the directory that the path lies in, and yield its descriptor and the last segment."""
         head, _, name = path.rpartition("/")
+        if name in _NO_NAMES:
+            raise _occupied(self.full(path))
         if not head:
             yield self.descriptor, name
             return
@@ -306,6 +334,8 @@ class Directory:
     @staticmethod
     def _walk(descriptor: int, segments: list[str], *, create: bool) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        if not _NO_NAMES.isdisjoint(segments):
+            raise _occupied("/".join(segments))
         current = os.dup(descriptor)
         for segment in segments:
             try:
@@ -377,13 +407,17 @@ def _refusal(error: OSError, path: str) -> DataFetchError | OSError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return TargetNotWritableError(f"cannot write {path!r}: {os.strerror(error.errno)}; {_ownership(path)}")
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
-        return TargetOccupiedError(
-            f"{path!r} cannot be written: a link, file or directory that is not ours lies in its way; "
-            "move it away or choose another path"
-        )
+        return _occupied(path)
     if error.errno in (errno.ENOENT, errno.EEXIST):
         return error
     return InternalError(f"cannot write {path!r}: {error.strerror or error}; the volume may be faulty")
+
+
+def _occupied(path: str) -> TargetOccupiedError:
+    return TargetOccupiedError(
+        f"{path!r} cannot be used: a link, file or directory that is not ours lies in its way; "
+        "move it away or choose another path"
+    )
 
 
 def _free(path: str) -> str:

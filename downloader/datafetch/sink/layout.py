@@ -16,9 +16,10 @@ In place (`download_root`): the files at their names, and beside them
 
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from datafetch.errors import TargetNotWritableError, TargetOccupiedError
@@ -43,7 +44,7 @@ MANIFESTS = "manifests"
 REVISIONS = "revisions"
 PUBLISHING = "publishing"
 """In an epoch's directory: the revision that it is about to publish."""
-_REVISION = re.compile(r"[0-9A-Za-z.-]{1,80}")
+_REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,79}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +168,8 @@ class ManagedLayout:
         for epoch in reversed(epochs):
             note = f"{EPOCHS}/{epoch}/{PUBLISHING}"
             revision = (self.state.read(note) or b"").decode(errors="replace")
-            if revision == published:
-                self.state.remove(note)  # it is no longer true, and must not be read once another one is published
+            if published is not None and revision == published:
+                self._note_visible(published, note)
             if not _REVISION.fullmatch(revision) or revision in (published, found):
                 continue
             whole = self.state.stat(f"{REVISIONS}/{revision}") is not None
@@ -177,6 +178,15 @@ class ManagedLayout:
             else:
                 self._remove_revision(revision)
         return found
+
+    def _note_visible(self, revision: str, note: str) -> None:
+        """Note that a revision is visible from now on, at the latest.
+
+        Its manifest's mtime says since when: until then pods have started with the one before. The note that it is
+        about to be published must not be read once another one is.
+        """
+        self.state.touch(f"{MANIFESTS}/{revision}.json")
+        self.state.remove(note)
 
     def _remove_revision(self, revision: str) -> None:
         self.state.remove_tree(f"{REVISIONS}/{revision}")
@@ -195,7 +205,7 @@ class ManagedLayout:
         """Return the id of the revision that the link names; None where nothing, or an empty directory, is there."""
         target = self._parent.read_link(self._link)
         prefix = f"{STATE_DIRECTORY}/{self._link}/{REVISIONS}/"
-        if target is not None and target.startswith(prefix) and "/" not in target.removeprefix(prefix):
+        if target is not None and target.startswith(prefix) and _REVISION.fullmatch(target.removeprefix(prefix)):
             return target.removeprefix(prefix)
         if target is None:
             status = self._parent.stat(self._link)
@@ -247,7 +257,7 @@ class ManagedLayout:
         self.state.rename(f"{EPOCHS}/{epoch}/{TREE}", self.state, f"{REVISIONS}/{header.revision}")
         self.state.flush()
         self._flip(header.revision)
-        self.state.remove(f"{EPOCHS}/{epoch}/{PUBLISHING}")
+        self._note_visible(header.revision, f"{EPOCHS}/{epoch}/{PUBLISHING}")
         if self._unpublished is not None:
             self._remove_revision(self._unpublished)
         self._prune(header)
@@ -271,13 +281,18 @@ class ManagedLayout:
         with refusals(self._path):
             os.fsync(self._parent.descriptor)
 
+    def _dated(self, name: str) -> ManifestHeader | None:
+        """Return the header of a manifest's file with the time when its revision became visible."""
+        header = read_header(self.state, f"{MANIFESTS}/{name}")
+        status = self.state.stat(f"{MANIFESTS}/{name}")
+        if header is None or status is None or f"{header.revision}.json" != name:
+            return None  # not one of ours: nothing is removed by what it says
+        seen = datetime.fromtimestamp(status.st_mtime, UTC)
+        return replace(header, time=max(header.published, seen).isoformat())
+
     def _prune(self, current: ManifestHeader) -> None:
         """Remove old revisions that nobody can be using: the rule stands in `prunable`."""
-        headers = [
-            header
-            for name in self.state.names(MANIFESTS)
-            if (header := read_header(self.state, f"{MANIFESTS}/{name}")) is not None
-        ]
+        headers = [header for name in self.state.names(MANIFESTS) if (header := self._dated(name)) is not None]
         limit = self._managed.prune_replaced_before
         for revision in prunable(headers, current, keep=self._managed.keep_revisions, replaced_before=limit):
             self._remove_revision(revision)
@@ -382,7 +397,9 @@ def _look_through(
 def is_as_published(directory: Directory, path: str, file: ManifestFile, *, full: bool = False) -> bool:
     """Say whether a file has the size and mtime that its manifest lists; where `full`, the checksum too."""
     status = directory.stat(path)
-    if status is None or (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return False
+    if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
         return False
     return not full or holds_checksum(directory, path, file)
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 
+from datafetch.plan import safe_path
 from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory
 
@@ -108,9 +109,12 @@ def _parse_files(header: ManifestHeader, lines: Iterator[bytes]) -> Iterator[Man
         if not line.startswith(b"{"):
             continue  # the end, or the blank line of a manifest without files
         try:
-            yield ManifestFile(**json.loads(line.rstrip(b",\n")))
-        except (ValueError, TypeError):
+            file = ManifestFile(**json.loads(line.rstrip(b",\n")))
+            if safe_path(file.path) != file.path:
+                raise DamagedManifestError(header.revision)
+        except (ValueError, TypeError, AttributeError):
             raise DamagedManifestError(header.revision) from None
+        yield file
         count += 1
     if count != header.files:
         raise DamagedManifestError(header.revision)

@@ -5,16 +5,17 @@ flush, in groups, and never before the plan is complete. What was staged outlive
 journals of earlier epochs, and takes it up where it is of exactly the same object.
 """
 
+import os
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeGuard
 
 from datafetch.errors import DataFetchError, InternalError
 from datafetch.ledger import Ledger
 from datafetch.plan import fold_case, missing_ranges
 from datafetch.records import ManifestFile, PlannedFile, StagedFile
-from datafetch.sink.directory import refusals
 from datafetch.sink.journal import Journal, recover
 from datafetch.sink.layout import TREE, Layout, Published, new_header
 from datafetch.sink.lock import EPOCHS, FencedError, TargetLock
@@ -110,13 +111,13 @@ class Sink:
 
     def _adopt_whole(self, file: PlannedFile, staged: StagedFile) -> bool:
         status = self._layout.placed(file.path)
-        if status is not None and (status.st_size, status.st_mtime_ns) == (staged.size, staged.modified):
+        if _is_own(status) and (status.st_size, status.st_mtime_ns) == (staged.size, staged.modified):
             self.ledger.finish_file(file.id, status.st_size, staged.checksum, status.st_mtime_ns)
             return True
         if not self._adopt(file, staged):
             return False
         status = self.tree.stat(file.path)
-        if status is None or status.st_size != staged.size:
+        if not _is_own(status) or status.st_size != staged.size:
             return False
         entry = ManifestFile(file.path, status.st_size, file.identity, staged.checksum, status.st_mtime_ns)
         if self._verify_fully and not holds_checksum(self.tree, file.path, entry):
@@ -137,13 +138,17 @@ class Sink:
         staged = self.ledger.staged(file.path)
         self.ledger.forget_staged(file.path)
         if staged is not None and not staged.whole and staged.is_of(file) and self._adopt(file, staged):
-            with refusals(self.tree.full(file.path)):
-                descriptor = self.tree.open_file(file.path)
+            descriptor = self.tree.open_unshared(file.path)
+            if descriptor is None:
+                return self._begin_writing(file), 0
             for start, end in staged.ranges:
                 self.note_range(file, start, end)
             lacking = sum(end - start for start, end in missing_ranges(file.size or 0, staged.ranges))
             return self._remember(FileWriter(self, file, descriptor, staged.ranges)), (file.size or 0) - lacking
-        return self._remember(FileWriter(self, file, self.tree.create(file.path), [])), 0
+        return self._begin_writing(file), 0
+
+    def _begin_writing(self, file: PlannedFile) -> FileWriter:
+        return self._remember(FileWriter(self, file, self.tree.create(file.path), []))
 
     def _remember(self, writer: FileWriter) -> FileWriter:
         with self._mutex:
@@ -262,3 +267,8 @@ class Sink:
             writer.close_quietly()
         self.tree.close()
         self._layout.close()
+
+
+def _is_own(status: os.stat_result | None) -> TypeGuard[os.stat_result]:
+    """Say whether a staged file can be what we wrote: a file of one name. Links lead elsewhere."""
+    return status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
