@@ -38,6 +38,8 @@ _LONGEST_TRY_SECONDS = 1.0
 _LONGEST_RISE_SECONDS = 2.0
 _FEWEST_TICKS = 3
 _MOST_TICKS = 30
+_MOST_TICKS_DOWN = 12
+"""A try of less costs goodput while it lasts."""
 _WINDOW_TICKS = 20
 _STRANGE_TICKS = 5
 _PART_OF_WAVE = 0.3
@@ -51,7 +53,7 @@ _LONGEST_REST = 8.0
 _REST_AT_MOST = 4.0
 _REST_AFTER_REFUSAL = 2.0
 _EPISODE_SECONDS = 0.3
-_SHORTEST_CREEP = 2.0
+_SHORTEST_CREEP = 1.0
 _LONGEST_CREEP = 30.0
 _FIRST_WAIT = 0.5
 _WAIT_AFTER_STALL = 0.1
@@ -301,9 +303,13 @@ class Concurrency:
         return True
 
     def _begin_episode(self, refused: int) -> None:
-        self._creep_patience = min(_LONGEST_CREEP, self._creep_patience * 2) if self._crept else _SHORTEST_CREEP
+        floor = self._level // 2
+        if self._crept:
+            self._creep_patience = min(_LONGEST_CREEP, self._creep_patience * 2)
+            floor = max(floor, self._ceiling - self._creep_step)
+        elif self._growing and self._base:
+            floor = max(floor, self._base.level)
         self._crept, self._creep_step = False, 1
-        floor = self._base.level if self._growing and self._base else self._level // 2
         self._episode = _Episode(self._level, floor, refused, seconds=0.0)
 
     def _is_losing(self, seconds: float, lost: int) -> bool:
@@ -377,7 +383,9 @@ class Concurrency:
             return
         step = max(1, self._level // 4)
         up = min(self._level + step, self._ceiling) if cpu_share < _FULL else self._level
-        aim = up if self._upward else max(min(self._least, self._level), self._level - step)
+        # Where the source refuses, more of what it bears is looked for first.
+        down = max(min(self._least, self._level), self._level - step) if self._ceiling == self._most else self._level
+        aim = up if self._upward else down
         if aim == self._level:
             self._fail_try()
             return
@@ -391,7 +399,7 @@ class Concurrency:
         gain, error = here.rate / max(base.rate, 1e-9), _error(here, base)
         factor = here.level / base.level
         worth = 1 + (factor - 1) * (_WORTH_UP if factor > 1 else _WORTH_DOWN)
-        if gain - error < worth <= gain + error and here.ticks < _MOST_TICKS:
+        if gain - error < worth <= gain + error and here.ticks < (_MOST_TICKS if factor > 1 else _MOST_TICKS_DOWN):
             return
         self._base = None
         if gain - (error if factor > 1 else 0.0) < worth:

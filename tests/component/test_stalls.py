@@ -104,15 +104,16 @@ def test_what_is_stuck_is_asked_for_again_and_the_whole_arrives_soon(
     )
 
 
-def test_one_bad_place_among_many_does_not_hold_up_the_others(server: DrippingServer, tmp_path: Path) -> None:
-    silent_in_the_middle(server, "/small-00.bin", 2)
+def test_many_that_are_stuck_at_once_cost_one_timeout_together(server: DrippingServer, tmp_path: Path) -> None:
+    silent_in_the_middle(server, "/big.bin", 2)
+    silent_after_accept(server, "/small-0?.bin", 10)
     started = time.monotonic()
 
     run = fetch(server, tmp_path)
 
     assert run.code == 0, run.stderr
     assert tree(tmp_path / "data") == FILES
-    assert 2 * STALL_TIMEOUT <= time.monotonic() - started <= 8 + 2 * STALL_TIMEOUT
+    assert STALL_TIMEOUT <= time.monotonic() - started <= 6 + 3 * STALL_TIMEOUT
 
 
 @pytest.mark.parametrize(

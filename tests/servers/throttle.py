@@ -2,7 +2,7 @@
 
     with ThrottlingProxy("127.0.0.1", 17070, bears=12, seconds=0.1) as proxy:
         download(endpoint=proxy.url)
-    proxy.gate.refused_share, proxy.gate.average(start, end), proxy.meter.windows(10.0, within=60.0)
+    proxy.gate.refused_share, proxy.gate.average(start, end), windows(proxy.sent, 10.0, start, end)
 
 Unlike `faults.FaultProxy.max_concurrency`, only requests for objects count, only those that are being served, and what
 was open when is kept.
@@ -74,19 +74,12 @@ class Gate:
         self._changes.append((time.monotonic(), self._open))
 
 
-class Meter:
-    """When how many bytes of objects were sent. Thread-safe."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[float, int]] = []
-
-    def windows(self, seconds: float, within: float, step: float = 0.1) -> Iterator[int]:
-        """Yield the bytes of every window of so many seconds within so many from the first byte on."""
-        sent = sorted(self.sent)
-        first, last = sent[0][0], min(sent[-1][0], sent[0][0] + within)
-        for number in range(int((last - first - seconds) / step) + 1):
-            start = first + number * step
-            yield sum(count for moment, count in sent if start <= moment < start + seconds)
+def windows(arrivals: list[tuple[float, int]], seconds: float, start: float, end: float) -> Iterator[int]:
+    """Yield the bytes of every window of so many seconds between two moments, a tenth of a second apart."""
+    moment = start
+    while moment + seconds <= end:
+        yield sum(count for arrived, count in arrivals if moment <= arrived < moment + seconds)
+        moment += 0.1
 
 
 class ThrottlingProxy(FaultProxy):
@@ -96,7 +89,8 @@ class ThrottlingProxy(FaultProxy):
         self, upstream_host: str, upstream_port: int, *, bears: int | None = None, seconds: float = 0.0
     ) -> None:
         self.gate = Gate(bears)
-        self.meter = Meter()
+        self.sent: list[tuple[float, int]] = []
+        """When how many bytes of objects went out, by the monotonic clock."""
         self._seconds = seconds
         super().__init__(upstream_host, upstream_port)
         # Connections inherit it.
@@ -134,7 +128,7 @@ class _Metered:
                 self._left -= len(piece)
                 if self._left <= 0:
                     self._leave()
-            self._proxy.meter.sent.append((time.monotonic(), len(piece)))
+            self._proxy.sent.append((time.monotonic(), len(piece)))
             yield piece
 
     def close(self) -> None:
