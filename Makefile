@@ -30,6 +30,8 @@ lock: ## Lock the dependencies again, by hash and without registry addresses (ne
 	  -c requirements/downloader.txt --generate-hashes --no-emit-index-url --no-header -o requirements/dev.txt
 	echo hatchling | uv pip compile -q - --python-version 3.11 --universal -c requirements/dev.txt \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/build.txt
+	uv pip compile -q bench/peers/requirements.in --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements/bench.txt
 
 .PHONY: generate
 generate: .venv-operator/.ready ## CRDs, the chart's copy and the reference pages, from the models
@@ -111,6 +113,14 @@ demo-clean: ## Remove the demo, its storage servers and the cluster
 	$(PYTHON) hack/demo clean
 
 ##@ Measure
+.PHONY: bench
+bench: .venv-downloader/.ready storage-servers ## datafetch beside its peers: all tables, into docs/performance.md, about an hour
+	$(DOWNLOADER)/python bench/peers --all --runs 7 --save
+
+.PHONY: bench-quick
+bench-quick: .venv-downloader/.ready storage-servers ## datafetch beside its peers: one table in about a minute
+	$(DOWNLOADER)/python bench/peers --shape medium --runs 3 --budget 30
+
 .PHONY: bench-startup
 bench-startup: .venv-downloader/.ready ## Start-up times of the command
 	$(DOWNLOADER)/python bench/startup.py

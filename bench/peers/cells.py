@@ -108,8 +108,8 @@ def measure_cell(bench: Bench, cell: Cell, clients: Sequence[str], say: Callable
         with serve(cell.server, bench.trees, shape, state, tls=cell.tls, link=cell.link) as endpoint:
             ends = time.monotonic() + bench.budget
             for number in range(bench.runs):
-                for name in _turns(clients, number):
-                    if not _is_due(name, results, late=time.monotonic() > ends):
+                for name in turns(clients, number):
+                    if not is_due(name, results, late=time.monotonic() > ends):
                         continue
                     home = state / name
                     home.mkdir(exist_ok=True)
@@ -148,12 +148,14 @@ def _run_once(cell: Cell, task: Task, runs: Runs, name: str, bench: Bench, say: 
     )
 
 
-def _turns(clients: Sequence[str], number: int) -> list[str]:
+def turns(clients: Sequence[str], number: int) -> list[str]:
+    """Return the clients of a round, each round beginning with another one."""
     first = number % len(clients)
     return [*clients[first:], *clients[:first]]
 
 
-def _is_due(name: str, results: dict[str, Runs], *, late: bool) -> bool:
+def is_due(name: str, results: dict[str, Runs], *, late: bool) -> bool:
+    """Whether a client has another run; `late` when the cell's time is spent."""
     runs = results[name]
     if runs.failure:
         return False

@@ -1,7 +1,6 @@
 """The programs that are compared: the command line of each, and the flags with which each does best.
 
-Builds commands and the files that they read; runs nothing. What each one verifies, and where that is known from, stands
-here too, because the tables say it.
+Builds commands and the files that they read; runs nothing.
 """
 
 import json
@@ -47,8 +46,7 @@ class Client:
     flags: str
     """How it is run, for the document."""
     verifies: str
-    source: str
-    """Where that is known from."""
+    """As its documents or its source have it; `tampering` tries it."""
     hashes: frozenset[str] = frozenset()
     """The protocols with which it computes MD5 or SHA-256 of what has one."""
     protocols: frozenset[str] = frozenset({"s3"})
@@ -154,7 +152,6 @@ CLIENTS: Mapping[str, Client] = {
             "`datafetch run config.yaml --progress none`",
             verifies="size, identity of every answer (If-Match), MD5 of S3 objects uploaded in one part, on the Hub "
             "SHA-256 of LFS files and the git blob's SHA-1 of the others; flushes before a file gets its name",
-            source="docs/sources.md; tests/component",
             hashes=frozenset({"s3", "hub"}),
             protocols=frozenset({"s3", "hub"}),
         ),
@@ -162,8 +159,7 @@ CLIENTS: Mapping[str, Client] = {
             "s5cmd",
             _s5cmd,
             "`--numworkers 256 cp --concurrency 8 --part-size 32`",
-            verifies="nothing of the content",
-            source="storage/s3.go, S3.Get: the AWS SDK for Go v1's download manager, which compares nothing",
+            verifies="nothing of a download's content (peak/s5cmd issues 398, 563)",
         ),
         Client(
             "rclone",
@@ -171,7 +167,6 @@ CLIENTS: Mapping[str, Client] = {
             "`copy --transfers 32 --checkers 32 --multi-thread-streams 8 --multi-thread-cutoff 256M "
             "--multi-thread-chunk-size 64M --fast-list --no-traverse --no-check-dest`; 64 transfers over the link",
             verifies="size, MD5 of objects uploaded in one part",
-            source="rclone's documentation: Amazon S3, «Modification times and hashes»; flags, «--ignore-checksum»",
             hashes=frozenset({"s3"}),
         ),
         Client(
@@ -180,28 +175,24 @@ CLIENTS: Mapping[str, Client] = {
             "asyncio, 32 requests at once (128 over the link), ranges of 16 MiB, pwrite: "
             "bench/peers/programs/obstore_get.py",
             verifies="nothing of the content",
-            source="object_store, aws/builder.rs: «checksum_algorithm» is for uploads",
         ),
         Client(
             "boto3",
             _boto3,
             "`download_file` with its own settings (10 threads, parts of 8 MiB), 16 files at once",
-            verifies="size; CRC of whole objects where the answer carries one: not of ranges, its way from 8 MiB on",
-            source="botocore's configuration «response_checksum_validation»; botocore/httpchecksum.py",
+            verifies="CRC where the answer carries one of all it brings (botocore/httpchecksum.py): not for ranges",
         ),
         Client(
             "aws-cli",
             _aws,
             "`aws s3 cp --recursive`, max_concurrent_requests 20, max_queue_size 10000",
             verifies="as boto3",
-            source="as boto3; it carries its own botocore",
         ),
         Client(
             "huggingface_hub",
             _huggingface_hub,
             "`snapshot_download(local_dir=..., max_workers=16)`, without xet",
-            verifies="size",
-            source="huggingface_hub/file_download.py, http_get: compares the size alone",
+            verifies="size (huggingface_hub/file_download.py, http_get)",
             protocols=frozenset({"hub"}),
         ),
         Client(
@@ -209,7 +200,6 @@ CLIENTS: Mapping[str, Client] = {
             _limit,
             "raw sockets, recv_into 1 MiB, pwrite; 2 threads (64 over the link), ranges of 32 MiB; it does not list",
             verifies="nothing",
-            source="bench/peers/programs/limit.py",
             protocols=frozenset({"s3", "hub"}),
         ),
     )

@@ -24,7 +24,7 @@ from cluster.errors import ClusterError
 from storage.install import InstallError, cache_directory
 from storage.servers import ServerError
 
-from . import hashing, install, results, tables
+from . import hashing, install, results, tables, tampering
 from .cells import Bench, Cell, Runs, measure_cell
 from .clients import CLIENTS
 from .content import library
@@ -38,7 +38,7 @@ def main() -> int:
     # What runs then is ended by the blocks that started it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.render:
-        write(tables.markdown(results.load()))
+        _write()
         return 0
     try:
         with _alone():
@@ -49,8 +49,13 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    cells = _everything() if options.all else _named(options)
     programs = install.programs()
+    if options.flip or options.all:
+        _say("which clients notice a changed byte")
+        noticed = tampering.try_all(programs, options.tmpfs, options.clients, _say)
+        if options.save:
+            results.save_noticed(noticed)
+    cells = [] if options.flip else _everything() if options.all else _named(options)
     trees = library([SHAPES[name] for name in dict.fromkeys(cell.shape for cell in cells)], options.tmpfs)
     failed = False
     with (
@@ -63,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
             _say(f"{number}/{len(cells)} {cell.name}")
             failed = _measure(bench, cell, options) or failed
     if options.save:
-        write(tables.markdown(results.load()))
+        _write()
     return int(failed)
 
 
@@ -78,6 +83,10 @@ def _measure(bench: Bench, cell: Cell, options: argparse.Namespace) -> bool:
     if options.save:
         results.save(measured)
     return any(runs.failure for runs in clients.values())
+
+
+def _write() -> None:
+    write(tables.markdown(results.load(), results.noticed()))
 
 
 def _named(options: argparse.Namespace) -> list[Cell]:
@@ -131,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls", action="store_true", help="speak TLS")
     parser.add_argument("--link", action="store_true", help="over a link with delay and a cap")
     parser.add_argument("--all", action="store_true", help="every cell of docs/performance.md, about an hour")
+    parser.add_argument("--flip", action="store_true", help="only try which clients notice a changed byte")
     parser.add_argument("--runs", type=int, default=3, help="of each client (default: %(default)s)")
     parser.add_argument(
         "--budget", type=float, default=100.0, help="seconds of a cell after which slow clients stop at three runs"

@@ -39,6 +39,11 @@ class Blob:
         return entry
 
 
+def is_repository(shape: Shape) -> bool:
+    """Whether a tree is a model repository: it has weights."""
+    return any(is_large(file) for file in shape.files)
+
+
 def is_large(file: File) -> bool:
     """Whether the Hub stores the file by LFS."""
     return file.key.endswith(_LFS_SUFFIX)
@@ -70,6 +75,8 @@ def maps(made: list[Blob]) -> str:
     return (
         f"map $file $blob_etag {{\n{etags}}}\nmap $file $linked_etag {{\n{digests}}}\n"
         f'map $file $linked_size {{\ndefault "";\n{sizes}}}\n'
+        # The CDN is another host than the Hub: clients follow a redirect to the same one before they read its headers.
+        'map $http_host $cdn { "~:(?<cdn_port>[0-9]+)$" localhost:$cdn_port; }\n'
     )
 
 
@@ -85,7 +92,7 @@ def locations(pages: Path, tree: Path, bucket: str) -> str:
       add_header X-Linked-Size $linked_size always;
       add_header ETag $blob_etag;
       more_clear_input_headers If-Match;
-      if ($linked_size) {{ return 302 $scheme://$http_host/{bucket}/$file; }}
+      if ($linked_size) {{ return 302 $scheme://$cdn/{bucket}/$file; }}
       alias {tree}/$file;
     }}
 """

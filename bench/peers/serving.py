@@ -24,8 +24,6 @@ from .shapes import Shape
 LINK_RTT_SECONDS = 0.040
 LINK_BYTES_PER_SECOND = 500_000_000
 """The link: 4 Gbit/s with 40 ms from one end to the other and back."""
-HUB_SHAPE = "mixed"
-"""The tree that is a model repository."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def _nginx(trees: Library, shape: Shape, state: Path, pair: servers.Tls | None) 
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "etags.map").write_text(_etags(shape, trees.stored(shape)))
     hub_pages = directory / "hub"
-    blobs = hub.blobs(shape, trees.directory / f"{shape.name}-hub.json") if shape.name == HUB_SHAPE else []
+    blobs = hub.blobs(shape, trees.directory / f"{shape.name}-hub.json") if hub.is_repository(shape) else []
     hub.write_pages(blobs, hub_pages)
     config = directory / "nginx.conf"
     as_hub = (hub.maps(blobs), hub.locations(hub_pages, trees.buckets / shape.name, shape.name))

@@ -8,10 +8,15 @@ from .cells import Cell, Runs, Sample
 from .clients import CLIENTS
 from .results import Measurement
 from .shapes import SHAPES
+from .tampering import Noticed
 
 US = "datafetch"
 LIMIT = "limit"
 _MEMORY_GOAL = 150 * 2**20
+_TRIED = (
+    "Tried: one byte of an object is changed on the server's disk, size and ETag stay. Does the client fail? Objects "
+    "in several parts have no MD5 of the whole; nginx sends no checksums, versitygw sends those of the upload."
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def text(table: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
 
 
-def markdown(measurements: Sequence[Measurement]) -> str:
+def markdown(measurements: Sequence[Measurement], noticed: Noticed) -> str:
     """Return the part of docs/performance.md that is between the markers."""
     ordered = sorted(measurements, key=_order)
     parts = [_provenance(ordered), "### Goals", _goals(ordered)]
@@ -133,7 +138,13 @@ def markdown(measurements: Sequence[Measurement]) -> str:
         for measured in chosen:
             parts += [f"{_cell_title(measured.cell)}:", _markdown_table(cell_table(measured))]
             parts += [_failures(measured)] if any(runs.failure for runs in measured.clients.values()) else []
-    parts += ["### How each client ran, and what it verifies", _markdown_table(_client_rows())]
+    parts += ["### How each client ran", _markdown_table(_client_rows())]
+    if noticed:
+        parts += [
+            "### What each client verifies",
+            _TRIED,
+            _markdown_table(_noticed_rows(noticed)),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -206,8 +217,16 @@ def _goals(measurements: Sequence[Measurement]) -> str:
 
 
 def _client_rows() -> list[tuple[str, ...]]:
-    head = ("client", "run as", "verifies", "known from")
-    return [head, *((one.name, one.flags, one.verifies, one.source) for one in CLIENTS.values())]
+    return [("client", "run as"), *((one.name, one.flags) for one in CLIENTS.values())]
+
+
+def _noticed_rows(noticed: Noticed) -> list[tuple[str, ...]]:
+    columns = list(dict.fromkeys(column for found in noticed.values() for column in found))
+    words = {True: "noticed", False: "no", None: ""}
+    table = [("client", *columns, "from its documents or source")]
+    for name, found in noticed.items():
+        table.append((name, *(words[found.get(column)] for column in columns), CLIENTS[name].verifies))
+    return table
 
 
 def _failures(measured: Measurement) -> str:
