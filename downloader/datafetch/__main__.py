@@ -121,7 +121,7 @@ def _exit_at_once() -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    if sys.argv[1:2] == ["--version"]:
+    if sys.argv[1:2] in (["--version"], ["-V"]):
         _write(f"datafetch {__version__}\n")
         code = 0
     else:

@@ -32,6 +32,8 @@ examples:
   datafetch get hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 ./tinyllama
   datafetch run config.yaml
   datafetch run datafetch.yaml --target-dir ./data
+  datafetch plan config.yaml        # what it would do: files, bytes, space
+  datafetch verify ./tinyllama      # is everything there, as it was fetched?
 
 `datafetch COMMAND --help` explains a command.
 
@@ -65,7 +67,7 @@ def make_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--version", action="version", version=f"datafetch {__version__}", help="print the version and exit"
+        "-V", "--version", action="version", version=f"datafetch {__version__}", help="print the version and exit"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in _ADD.values():

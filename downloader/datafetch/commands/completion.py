@@ -17,7 +17,8 @@ file names. It stands alone: print it again after an upgrade."""
 _EPILOG = """\
 examples:
   source <(datafetch completion bash)                  # this shell
-  datafetch completion bash > ~/.local/share/bash-completion/completions/datafetch
+  datafetch completion bash \\
+    > ~/.local/share/bash-completion/completions/datafetch
   datafetch completion zsh > "${fpath[1]}/_datafetch"  # then start zsh anew
   datafetch completion fish > ~/.config/fish/completions/datafetch.fish"""
 _SHELLS = ("bash", "zsh", "fish")

@@ -93,7 +93,7 @@ def add_run(commands: "Commands[Parser]") -> None:
         nargs="?",
         help="YAML file; - reads standard input. Default: the text in the environment variable DATAFETCH_CONFIG",
     )
-    add_config_options(run, target_dir=True).add_argument(
+    add_config_options(run, "config", target_dir=True).add_argument(
         "--config-digest", metavar="sha256:HEX", type=_digest, help="refuse a config with another digest than this"
     )
     add_transfer_options(run)
@@ -108,7 +108,7 @@ def add_get(commands: "Commands[Parser]") -> None:
     )
     get.add_argument("uri", metavar="URI", help="the source, see below")
     get.add_argument("dest", metavar="DEST", help="directory for the data; it is made where it is missing")
-    add_uri_options(get)
+    add_uri_options(get, "source")
     add_transfer_options(get)
     add_fetch_output_options(get)
     get.set_defaults(command=_get)

@@ -25,8 +25,8 @@ _EPILOG = """\
 examples:
   datafetch lock config.yaml
   datafetch run config.yaml --locked datafetch.lock
-  datafetch lock hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 -o tinyllama.lock
-  datafetch get hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 . --locked tinyllama.lock
+  datafetch lock hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 -o llama.lock
+  datafetch get hf://TinyLlama/TinyLlama-1.1B-Chat-v1.0 . --locked llama.lock
 
 The request must be the same when it is replayed: the same config, or the same
 URI with the same globs."""

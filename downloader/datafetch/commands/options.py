@@ -54,9 +54,11 @@ def add_command(commands: "Commands[Parser]", name: str, help_text: str, *, desc
 # --- what to fetch ---------------------------------------------------------------------------------------------------
 
 
-def add_config_options(parser: argparse.ArgumentParser, *, target_dir: bool = False) -> argparse._ArgumentGroup:
+def add_config_options(
+    parser: argparse.ArgumentParser, title: str = "for a config", *, target_dir: bool = False
+) -> argparse._ArgumentGroup:
     """Add what a config, or a DataFetch resource, needs beside its file, and return the group for more."""
-    group = parser.add_argument_group("for a config")
+    group = parser.add_argument_group(title)
     if target_dir:
         group.add_argument(
             "--target-dir", metavar="DIR", help="directory for the data; needed for a DataFetch, replaces download_root"
@@ -70,9 +72,9 @@ def add_config_options(parser: argparse.ArgumentParser, *, target_dir: bool = Fa
     return group
 
 
-def add_uri_options(parser: argparse.ArgumentParser) -> None:
+def add_uri_options(parser: argparse.ArgumentParser, title: str = "for a URI") -> None:
     """Add what a URI leaves open."""
-    group = parser.add_argument_group("for a URI")
+    group = parser.add_argument_group(title)
     group.add_argument(
         "--include",
         metavar="GLOB",

@@ -64,8 +64,8 @@ def add_verify(commands: "Commands[Parser]") -> None:
         metavar="CONFIG|URI",
         help="compare with what this config or URI names now, too: the one that the data was fetched with",
     )
-    add_config_options(verify)
-    add_uri_options(verify)
+    add_config_options(verify, "for a config in --source")
+    add_uri_options(verify, "for a URI in --source")
     add_log_options(verify)
     verify.set_defaults(command=_verify)
 

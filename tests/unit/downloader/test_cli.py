@@ -12,7 +12,8 @@ import datafetch
 from datafetch import cli
 from datafetch.api import config_for
 from datafetch.cli import CommandLineError, parse
-from datafetch.commands.fetch import display_for
+from datafetch.commands.display import fetch_display
+from datafetch.commands.options import with_transfer
 from datafetch.errors import InvalidConfigError
 from datafetch_api.config import AzureBlobItem, GCSItem, HttpItem, HuggingFaceItem, S3Item
 from datafetch_api.exit_codes import ExitCode
@@ -42,6 +43,11 @@ def refusal(*arguments: str) -> str:
         ("run c.yaml --config-digest abc", "'abc' is not a digest; write sha256:"),
         ("run c.yaml --progress bars", "'bars'"),
         ("get s3://b/p", "DEST"),
+        ("run c.yaml --verify sometimes", "'sometimes' (choose from"),
+        ("run c.yaml --termination-limit 9000", "'9000' is not a number from 200 to 4096"),
+        ("verify", "DIR"),
+        ("verfy d", "did you mean 'verify'?"),
+        ("completion tcsh", "'tcsh'"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_sentence(line: str, said: str) -> None:
@@ -68,7 +74,7 @@ def test_globs_may_be_repeated() -> None:
     assert (options.include, options.exclude) == (["*.a", "*.b"], ["c"])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["get", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in cli.COMMANDS)], ids=" ".join)
 def test_help_fits_a_terminal_and_has_examples(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +242,21 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_the_progress_is_lines_where_standard_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from datafetch.progress import LineEmitter, ProgressTracker
+    from datafetch.progress import ProgressTracker
 
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert isinstance(display_for("auto", ProgressTracker()), LineEmitter)
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stdout", shown)
+    with fetch_display("auto", ProgressTracker()):
+        pass
+
+    assert shown.getvalue().startswith('{"completedBytes":0,')
+
+
+def test_the_command_line_wins_over_the_file() -> None:
+    config = config_for("s3://b/p", "d")
+
+    options = parse(["get", "s3://b/p", "d", "--verify", "full", "--max-workers", "3"])
+    transfer = with_transfer(config, options).transfer
+
+    assert (transfer.verify, transfer.max_concurrency) == ("Full", 3)
+    assert with_transfer(config, parse(["get", "s3://b/p", "d"])) == config
