@@ -55,13 +55,13 @@ lint: venvs ## ruff, mypy in both environments, import rules, generated files
 	$(DOWNLOADER)/lint-imports --no-cache
 	$(OPERATOR)/python hack/generate --check
 
-MYPY_DOWNLOADER := crds/datafetch_api downloader/datafetch tests/servers tests/unit/downloader tests/component tests/chaos bench
+MYPY_DOWNLOADER := crds/datafetch_api downloader/datafetch tests/servers tests/unit/downloader tests/unit/bench tests/component tests/chaos bench
 MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/images hack/storage hack/deploy hack/demo \
   tests/unit/api tests/unit/operator tests/unit/chart tests/crd tests/e2e
 
 .PHONY: unit
 unit: venvs ## Pure and fast
-	$(DOWNLOADER)/python -m pytest tests/unit/downloader
+	$(DOWNLOADER)/python -m pytest tests/unit/downloader tests/unit/bench
 	$(OPERATOR)/python -m pytest tests/unit/api tests/unit/operator tests/unit/chart
 
 .PHONY: component

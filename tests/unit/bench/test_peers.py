@@ -17,7 +17,7 @@ from botocore.credentials import Credentials
 
 from storage import servers
 
-TREE = Shape("tree", "a tree", (File("a/one.bin", 3 * MIB + 5), File("a/two.bin", 7), File("three.bin", 0)))
+TREE = Shape("tree", "a tree", (File("a/one.bin", 40 * MIB + 5), File("a/two.bin", 7), File("three.bin", 0)))
 CELL = Cell("large", "nginx", tls=False, link=False, target="tmpfs")
 
 
