@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,15 +16,18 @@ import pytest
 from botocore.config import Config
 
 from component.places import STALL_TIMEOUT, S3Place, by_path, checksum_of, read
+from datafetch.engine import run_fetch
 from datafetch.errors import (
     CredentialsRejectedError,
     DataFetchError,
+    IntegrityMismatchError,
     InvalidConfigError,
     SourceNotFoundError,
     SourceUnavailableError,
 )
+from datafetch.progress import ProgressTracker
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, Source, open_source
-from datafetch_api.config import S3Item
+from datafetch_api.config import DownloadConfig, S3Item
 from servers.emulators import versitygw
 from servers.faults import FaultProxy
 from servers.plans import Fault
@@ -142,6 +146,8 @@ class FakeS3(Server):
         self.headers = headers
         self.refusals: dict[str, tuple[int, str, str]] = {}
         self.etags: dict[str, str] = {}
+        self.listings: list[bytes] = []
+        """Answers to the next listings, before the true one."""
         super().__init__(self._answer)
 
     def _answer(self, request: Request) -> Response:
@@ -150,6 +156,9 @@ class FakeS3(Server):
             status, code, message = self.refusals[path]
             body = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>".encode()
             return Response(status, (*self.headers, ("Content-Type", "application/xml")), body, len(body))
+        if "list-type" in request.exchange.query and self.listings:
+            body = self.listings.pop(0)
+            return Response(200, (("Content-Type", "application/xml"),), body, len(body))
         if "list-type" in request.exchange.query:
             contents = "".join(
                 f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size><ETag>{self._etag(key)}</ETag></Contents>"
@@ -414,6 +423,37 @@ def test_a_listing_that_is_throttled_is_asked_for_again(s3: S3Place) -> None:
         proxy.faults.add(Fault(status=503), times=2)
         assert sorted(by_path(source)) == ["a"]
         assert len(proxy.traffic.exchanges) == 3
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("body", [b"<Error><Code>InternalError</Code></Error>", b"<ListBucketResult><Contents>"])
+def test_a_listing_that_is_no_whole_one_is_asked_for_again(body: bytes) -> None:
+    with fake({"a": DATA}) as server, opened(server.url) as source:
+        server.listings = [body]
+        assert sorted(by_path(source)) == ["a"]
+        server.listings = [body] * 9
+        with pytest.raises(SourceUnavailableError):
+            list(source.list())
+
+
+@pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
+def test_a_byte_that_was_flipped_in_one_of_many_ranges_is_in_no_file(
+    s3: S3Place, tmp_path: Path, times: int | None
+) -> None:
+    data = os.urandom(40 << 20)
+    s3.server.store.put_in_parts(s3.bucket, "big", [data[: 20 << 20], data[20 << 20 :]])
+    with proxied(s3) as proxy:
+        flip = Fault(flip_at=1000)
+        proxy.faults.add(flip, times=times, when=lambda found: "range" in found.headers)
+        item = s3.item(endpoint_url=proxy.url)
+        config = DownloadConfig.model_validate({"download_root": str(tmp_path / "root"), "download_items": [item]})
+        if times is None:
+            with pytest.raises(IntegrityMismatchError, match="crc64nvme"):
+                run_fetch(config, observer=ProgressTracker(), cancel=threading.Event())
+            assert not (tmp_path / "root" / "big").exists()
+        else:
+            run_fetch(config, observer=ProgressTracker(), cancel=threading.Event())
+            assert (tmp_path / "root" / "big").read_bytes() == data
 
 
 def test_each_range_is_one_request_with_a_precondition(s3: S3Place) -> None:

@@ -8,7 +8,7 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datafetch.sources.sigv4 import Signer
@@ -31,6 +31,7 @@ def by_botocore(signer: S3SigV4Auth, second: int, request: AWSRequest) -> dict[s
     return {name.lower(): value for name, value in request.headers.items()}
 
 
+@settings(deadline=None)
 @given(
     keys=keys, host=hosts, port=ports, scheme=st.sampled_from(["http", "https"]), key=st.text(min_size=1, max_size=40),
     query=st.lists(pairs, max_size=4), headers=st.dictionaries(names, values, max_size=4),
