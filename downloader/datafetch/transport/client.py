@@ -437,8 +437,13 @@ def _render(request: Request, target: str, destination: Destination, range_heade
 
 def _redirected(request: Request, location: str, place: str) -> Request:
     """Return the request to follow a redirect with: without credentials where they would reach another host."""
-    url = urljoin(request.url, location)
-    before, after = _split(request.url), _split(url)
+    before = _split(request.url)
+    try:
+        url = urljoin(request.url, location)
+        after = _split(url)
+    except (ValueError, InvalidConfigError):
+        # What stands there may hold a password, and is nothing that the reader of the message wrote.
+        raise SourceUnavailableError(f"{place} redirects to something that is no URL of http or https") from None
     same = (before.scheme, before.hostname, before.port) == (after.scheme, after.hostname, after.port)
     if before.scheme == "https" and after.scheme == "http":
         raise InvalidConfigError(f"{place} redirects to plain http at {after.hostname}; name a URL that stays on https")

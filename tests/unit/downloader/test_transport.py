@@ -484,6 +484,17 @@ def test_redirects_end(server: StaticServer) -> None:
     assert len(server.traffic.exchanges) == 6
 
 
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "file:///etc/passwd", "http://me:s3cret@127.0.0.1:port/", "http://h:0/"]
+)
+def test_a_redirect_to_no_url_names_who_sent_it(server: StaticServer, location: str) -> None:
+    server.redirect("/r", location)
+    with transport() as client, pytest.raises(SourceUnavailableError, match="redirects to something that") as raised:
+        fetch(client, server.url + "/r")
+    assert server.url + "/r" in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+
+
 # --- TLS and proxies ---
 
 
