@@ -35,6 +35,8 @@ class Ledger:
         self._closed_total = 0
         self.requests: Counter[str] = Counter()
         """Requests for the content of each file."""
+        self.requests_on_the_way: Counter[str] = Counter()
+        """Requests for the content of each file that were open, or answered a moment before, when processes ended."""
         self.on_the_way: Counter[str] = Counter()
         """Bytes of each file that were on their way when processes ended."""
         self._thread = threading.Thread(target=self._sample_often, name="ledger")
@@ -99,6 +101,7 @@ class Ledger:
             late = [exchange for finished, exchange in self._recent if finished >= ended - GRACE_SECONDS]
             for exchange in (*late, *still_open):
                 self._count(self.on_the_way, exchange)
+                self.requests_on_the_way[self._origin.name_of(exchange) or ""] += 1
 
     def _count(self, counter: "Counter[str]", exchange: Exchange) -> None:
         counter[self._origin.name_of(exchange) or ""] += self._content_bytes(exchange)

@@ -82,7 +82,7 @@ def draw(chance: random.Random, remaining: int) -> Moment:
 
 def draw_in_transfer(chance: random.Random, remaining: int) -> Moment:
     """Draw a moment of listing or transfer."""
-    return chance.choices(_KINDS[:3], weights=(20, 20, 60))[0](chance, remaining)
+    return chance.choices(_KINDS[:3], weights=(20, 15, 65))[0](chance, remaining)
 
 
 def running(moment: Moment) -> Moment:
@@ -102,7 +102,7 @@ def _by_requests(chance: random.Random, remaining: int) -> Moment:
 
 def by_bytes(chance: random.Random, remaining: int) -> Moment:
     """Draw a moment by bytes received."""
-    count = chance.randrange(1, max(2, remaining // 2))
+    count = chance.randrange(1, max(2, remaining * 4 // 5))
     return Moment(f"after {count} bytes", lambda life: life.received >= count)
 
 
@@ -112,7 +112,7 @@ def _by_silence(chance: random.Random, remaining: int) -> Moment:
 
 
 def _by_names(chance: random.Random, remaining: int) -> Moment:
-    count = int(10 ** chance.uniform(0, 2.3))
+    count = int(10 ** chance.uniform(0, 1.8))
     return Moment(f"at change {count} of names outside staging", lambda life: life.publishing >= count)
 
 
