@@ -256,7 +256,8 @@ class _Fetch:
         self._scheduler.set_limit(self._ranges.tick(seconds, self._scheduler.busy, 0.0))
         if self._lane is not None:
             before, self._lane_seconds = self._lane_seconds, self._small_files.seconds
-            self._small.tick(seconds, self._lane.active, min(1.0, (self._lane_seconds - before) / seconds))
+            busy = self._lane.active + self._small_files.waiting
+            self._small.tick(seconds, busy, min(1.0, (self._lane_seconds - before) / seconds))
 
     def _wake_lane(self) -> None:
         if self._lane is not None:

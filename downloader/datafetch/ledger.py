@@ -247,8 +247,12 @@ class Ledger:
 
     def finish_file(self, file_id: int, size: int, checksum: str | None, modified: int) -> None:
         """Take in that a file is whole: its size, verified checksum and mtime in nanoseconds."""
+        self.finish_files([(size, checksum, modified, file_id)])
+
+    def finish_files(self, files: Iterable[tuple[int, str | None, int, int]]) -> None:
+        """Take in that files are whole: size, verified checksum, mtime in nanoseconds and id of each."""
         with self._lock:
-            self._finished.append((size, checksum, modified, file_id))
+            self._finished.extend(files)
             if len(self._finished) < _BATCH:
                 return
             self._write_finished()

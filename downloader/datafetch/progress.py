@@ -99,10 +99,10 @@ class ProgressTracker:
         with self._lock:
             self._reused_bytes += bytes
 
-    def completed_file(self, path: str, size: int) -> None:  # noqa: ARG002 - the observer's interface
-        """Count a file that is whole, fetched or reused; its bytes were counted before."""
+    def completed_files(self, count: int) -> None:
+        """Count files that are whole, fetched or reused; their bytes were counted before."""
         with self._lock:
-            self._files += 1
+            self._files += count
 
     def retry(self, message: str) -> None:
         """Log why a request is sent again, at most once a second: throttling makes many of them."""

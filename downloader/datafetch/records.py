@@ -1,4 +1,8 @@
-"""What passes between plan, scheduler and sink: a file as it is planned, published, or staged. Data only."""
+"""What passes between plan, scheduler and sink: a file as it is planned, published, or staged. Data only.
+
+Nobody changes a record; they are not frozen because making a frozen one takes three times as long, and each of millions
+of files is made several times.
+"""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,7 +21,7 @@ class Kind(IntEnum):
     """Perhaps without the network: the volume holds it, or parts of it, by what was noted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlannedFile:
     """One file that the finished tree will hold."""
 
@@ -37,7 +41,7 @@ class PlannedFile:
         return Entry(self.key, self.path, self.size, self.identity, self.checksum)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ManifestFile:
     """One file of a published tree."""
 

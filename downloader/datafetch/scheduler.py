@@ -142,10 +142,13 @@ class Scheduler(Generic[W]):
             self._busy -= 1
             self._condition.notify()
 
-    def next_small(self) -> PlannedFile | None:
-        """Return a small file that nobody has begun; None where none waits at present."""
+    def next_small(self, limit: int) -> list[PlannedFile]:
+        """Return small files that nobody has begun, at most so many; none where none waits at present."""
+        files: list[PlannedFile] = []
         with self._condition:
-            return self._small.take() if self._small and not self._closed else None
+            while self._small and not self._closed and len(files) < limit:
+                files.append(self._small.take())
+        return files
 
     def finish_files(self, count: int = 1) -> None:
         """Say that files are in place."""

@@ -8,16 +8,16 @@ import heapq
 import os
 import ssl
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from itertools import count
 
 from datafetch.checksums import Hasher, new_hasher
 from datafetch.errors import DataFetchError, IntegrityMismatchError, SourceUnavailableError
 from datafetch.records import ManifestFile, PlannedFile
-from datafetch.sink.directory import close_quietly, refusals, write_all
+from datafetch.sink.directory import close_quietly, refusal, write_all
 from datafetch.sink.writer import verify
-from datafetch.sources import ByteRange, Checksum, HttpAccess
+from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
 from datafetch.transfer import FILE_WORK, FetchContext, Meter, Transfers
 from datafetch.transport import Pin
 from datafetch.transport.connection import Head
@@ -28,6 +28,7 @@ SMALL_BYTES = 1 << 20
 """Files of at most this size are small: their bytes cost less than their requests."""
 _MOST_TRIES = 3
 """Tries of one file before it is left to `transfer`; a throttled one goes on waiting here."""
+_AT_HAND = 32
 _UNUSUAL = 32
 """Files of a source that had to be passed on before no more of them are tried here."""
 
@@ -42,6 +43,7 @@ class SmallFiles:
         self._level = level
         self._later: list[tuple[float, int, _SmallFile]] = []
         self._order = count()
+        self._at_hand: deque[PlannedFile] = deque()
         self._unusual: Counter[int] = Counter()
         self._whole: list[tuple[PlannedFile, ManifestFile]] = []
         self._received = 0
@@ -51,8 +53,13 @@ class SmallFiles:
 
     @property
     def level(self) -> int:
-        """Exchanges that may be under way now."""
-        return self._level()
+        """Exchanges that may be under way now: one that waits to be asked again keeps its place."""
+        return self._level() - len(self._later)
+
+    @property
+    def waiting(self) -> int:
+        """Exchanges that wait to be asked again."""
+        return len(self._later)
 
     @property
     def is_over(self) -> bool:
@@ -64,11 +71,15 @@ class SmallFiles:
         if self._later and self._later[0][0] <= time.monotonic():
             again = heapq.heappop(self._later)[2]
             return self._prepare(again.file, again.tries)
-        while (file := self._context.scheduler.next_small()) is not None:
-            exchange = self._prepare(file, 0)
+        while self._at_hand or self._fill():
+            exchange = self._prepare(self._at_hand.popleft(), 0)
             if exchange is not None:
                 return exchange
         return None
+
+    def _fill(self) -> bool:
+        self._at_hand.extend(self._context.scheduler.next_small(_AT_HAND))
+        return bool(self._at_hand)
 
     def _prepare(self, file: PlannedFile, tries: int) -> "_SmallFile | None":
         source = self._context.sources[file.source_index]
@@ -76,8 +87,9 @@ class SmallFiles:
         if not file.size or access is None or self._unusual[file.source_index] > _UNUSUAL:
             self._context.scheduler.put_back(file)
             return None
+        entry = file.entry
         try:
-            request, pin = access.prepare(file.entry, ByteRange(0, file.size))
+            request, pin = access.prepare(entry, ByteRange(0, file.size))
             destination, head = access.transport.address(request)
         except SourceUnavailableError:
             self._context.scheduler.put_back(file)
@@ -87,7 +99,7 @@ class SmallFiles:
         if destination.proxy is not None:
             self._context.scheduler.put_back(file)
             return None
-        return _SmallFile(self, file, access, request.url, pin, destination, head, tries)
+        return _SmallFile(self, file, entry, access, request.url, pin, destination, head, tries)
 
     def settle(self) -> float:
         """Hand over what a round has brought."""
@@ -102,8 +114,7 @@ class SmallFiles:
             self._context.sink.add_whole(whole)
             self._meter.count(len(whole) * FILE_WORK, len(whole))
             self._context.stalls.progress()
-            for _, entry in whole:
-                self._context.observer.completed_file(entry.path, entry.size)
+            self._context.observer.completed_files(len(whole))
             self._context.scheduler.finish_files(len(whole))
         pause, self._pause = self._pause, 0.0
         return pause
@@ -113,6 +124,10 @@ class SmallFiles:
     def create(self, file: PlannedFile) -> int:
         """Return the descriptor of the file in the staged tree."""
         return self._context.sink.tree.create(file.path)
+
+    def full_path(self, file: PlannedFile) -> str:
+        """Return where the file is staged, for messages."""
+        return self._context.sink.tree.full(file.path)
 
     def take_in(self, size: int) -> None:
         """Count bytes that arrived."""
@@ -151,14 +166,15 @@ class _SmallFile:
     """The exchange of one small file."""
 
     __slots__ = (
-        "_access", "_descriptor", "_hasher", "_pin", "_promised", "_received", "_url", "_work", "destination", "file",
-        "head", "tries",
+        "_access", "_descriptor", "_entry", "_hasher", "_pin", "_promised", "_received", "_url", "_work", "destination",
+        "file", "head", "tries",
     )  # fmt: skip
 
     def __init__(
         self,
         work: SmallFiles,
         file: PlannedFile,
+        entry: Entry,
         access: HttpAccess,
         url: str,
         pin: Pin,
@@ -168,6 +184,7 @@ class _SmallFile:
     ) -> None:
         self._work = work
         self.file = file
+        self._entry = entry
         self._access = access
         self._url = url
         self._pin = pin
@@ -187,17 +204,21 @@ class _SmallFile:
         """Say how many bytes follow, where the answer is the plain one."""
         if not self._access.transport.brings_whole(head, self._pin):
             return None
-        self._promised = self._access.promised_checksum(self.file.entry, head.headers)
+        self._promised = self._access.promised_checksum(self._entry, head.headers)
         if self._promised is not None:
             self._hasher = new_hasher(self._promised.algorithm, self.file.size)
         return self._pin.size
 
     def receive(self, data: memoryview) -> None:
         """Write what arrived."""
-        with refusals(self.file.path):
-            if self._descriptor < 0:
-                self._descriptor = self._work.create(self.file)
-            write_all(self._descriptor, data)
+        if self._descriptor < 0:
+            self._descriptor = self._work.create(self.file)
+        try:
+            written = os.write(self._descriptor, data)
+            if written < len(data):
+                write_all(self._descriptor, data[written:])
+        except OSError as error:
+            raise refusal(error, self._work.full_path(self.file)) from error
         if self._hasher is not None:
             self._hasher.update(data)
         self._received += len(data)
@@ -206,8 +227,11 @@ class _SmallFile:
     def end(self) -> None:
         """Verify the file."""
         descriptor, self._descriptor = self._descriptor, -1
-        with refusals(self.file.path):
-            os.close(descriptor)  # a network file system may say only now that the data did not arrive
+        try:
+            os.close(descriptor)
+        except OSError as error:
+            # A network file system may say only now that the data did not arrive.
+            raise refusal(error, self._work.full_path(self.file)) from error
         actual = None if self._hasher is None else self._hasher.hexdigest()
         try:
             verify(self.file, self._pin.size or 0, self._received, self._promised, actual)

@@ -46,8 +46,8 @@ class TransferObserver(Protocol):
     def reused(self, files: int, bytes: int) -> None:  # noqa: A002 - the field's name
         """Say that files or parts need not be fetched."""
 
-    def completed_file(self, path: str, size: int) -> None:
-        """Say that a file is whole: fetched or reused."""
+    def completed_files(self, count: int) -> None:
+        """Say that files are whole: fetched or reused."""
 
     def retry(self, message: str) -> None:
         """Say why a range is asked for again."""
@@ -212,7 +212,7 @@ class Transfers:
         sink = self._context.sink
         if sink.is_there(file):
             self._count_reused(1, file.size or 0)
-            self._complete(file, file.size or 0)
+            self._complete()
             return
         writer, present = sink.write(file)
         if present:
@@ -341,7 +341,7 @@ class Transfers:
         except IntegrityMismatchError as error:
             self.fetch_again(writer.file, size or 0, error)
             return
-        self._complete(writer.file, size or 0)
+        self._complete()
 
     def fetch_again(self, file: PlannedFile, received: int, error: IntegrityMismatchError) -> None:
         """Put a file back that is not what its source promised; raises the error where that was so before."""
@@ -358,10 +358,10 @@ class Transfers:
         self._context.stalls.received(count)
         self._context.observer.received(count)
 
-    def _complete(self, file: PlannedFile, size: int) -> None:
+    def _complete(self) -> None:
         self._meter.count(FILE_WORK)
         self._context.stalls.progress()
-        self._context.observer.completed_file(file.path, size)
+        self._context.observer.completed_files(1)
         self._context.scheduler.finish_files()
 
     def _count_reused(self, files: int, size: int) -> None:

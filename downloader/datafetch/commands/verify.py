@@ -94,7 +94,7 @@ def _verify(options: argparse.Namespace, session: Session) -> Answer:
             threads=options.threads or max(_FEWEST_THREADS, os.cpu_count() or 1),
             cancel=session.cancel,
             received=tracker.received,
-            completed=tracker.completed_file,
+            completed=lambda _path, _size: tracker.completed_files(1),
         )
     return report_on(tree, findings, differences, sizes_only=options.sizes_only, strict=options.strict)
 

@@ -26,6 +26,7 @@ DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
 _CACHED_DESCRIPTORS = 256
 _SMALL_BYTES = 64 << 10
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset({"", ".", ".."})
 """Segments that lead nowhere or elsewhere: the plan refuses them in keys, and nothing that lies on a volume may bring
 them in either."""
@@ -39,7 +40,8 @@ class Directory:
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
-        self._cache: dict[str, int] = {}
+        self._cache: dict[str, int] = {"": descriptor}
+        """Descriptors of directories below, by their paths."""
         self._lock = threading.Lock()
 
     @classmethod
@@ -56,20 +58,26 @@ class Directory:
     def close(self) -> None:
         """Close every descriptor."""
         with self._lock:
-            descriptors = [*self._cache.values(), self.descriptor]
+            descriptors = list(self._cache.values())
             self._cache.clear()
         for descriptor in descriptors:
             close_quietly(descriptor)
 
     def create(self, path: str) -> int:
         """Create a new file for reading and writing and return its descriptor; an old one of that name goes."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        known, name = self._known(path)
+        if known is not None:
+            # What nearly always happens, without the layers below: this is done for each of millions of files.
+            try:
+                return os.open(name, _NEW_FILE, FILE_MODE, dir_fd=known)
+            except OSError:
+                pass  # done again below, where it is explained
         with refusals(self.full(path)), self.parent(path, create=True) as (parent, name):
             try:
-                return os.open(name, flags, FILE_MODE, dir_fd=parent)
+                return os.open(name, _NEW_FILE, FILE_MODE, dir_fd=parent)
             except FileExistsError:
                 os.unlink(name, dir_fd=parent)
-                return os.open(name, flags, FILE_MODE, dir_fd=parent)
+                return os.open(name, _NEW_FILE, FILE_MODE, dir_fd=parent)
 
     def open_file(self, path: str, *, writable: bool = True) -> int:
         """Open an existing file for reading, and for writing where asked, and return its descriptor."""
@@ -92,6 +100,12 @@ class Directory:
 
     def stat(self, path: str) -> os.stat_result | None:
         """Return what lies at the path, links not followed, or None where nothing does."""
+        known, name = self._known(path)
+        if known is not None:
+            try:
+                return os.stat(name, dir_fd=known, follow_symlinks=False)
+            except OSError:
+                pass  # done again below, where it is explained
         with refusals(self.full(path)):
             try:
                 with self.parent(path) as (parent, name):
@@ -132,6 +146,15 @@ class Directory:
 
     def rename(self, path: str, target: "Directory", target_path: str) -> None:
         """Move a file or directory into the target directory; a file or link in its place is replaced."""
+        known, name = self._known(path)
+        other_known, other_name = target._known(target_path)  # noqa: SLF001 - of the same class
+        if known is not None and other_known is not None:
+            try:
+                os.rename(name, other_name, src_dir_fd=known, dst_dir_fd=other_known)
+            except OSError:
+                pass  # done again below, where it is explained
+            else:
+                return
         with (
             refusals(target.full(target_path)),
             self.parent(path) as (parent, name),
@@ -295,6 +318,11 @@ class Directory:
         """Return a path below this directory as messages show it."""
         return os.path.join(self.path, path)
 
+    def _known(self, path: str) -> tuple[int | None, str]:
+        """Return the descriptor of the directory that the path lies in, if it is open, and the last segment."""
+        head, _, name = path.rpartition("/")
+        return (None if name in _NO_NAMES else self._cache.get(head)), name
+
     @contextmanager
     def parent(self, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
         """Open the directory that the path lies in, and yield its descriptor and the last segment."""
@@ -395,10 +423,11 @@ def refusals(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _refusal(error, path) from error
+        raise refusal(error, path) from error
 
 
-def _refusal(error: OSError, path: str) -> DataFetchError | OSError:
+def refusal(error: OSError, path: str) -> DataFetchError | OSError:
+    """Return what the kernel's refusal at a path means; the error itself where that is for the caller to say."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InsufficientSpaceError(
             f"the volume is full: {os.strerror(error.errno)} at {path!r}, {_free(path)} free; "

@@ -183,8 +183,7 @@ class Sink:
         if self._failure is not None:
             raise self._failure
         self._journal.add_files(entry for _, entry in files)
-        for file, entry in files:
-            self.ledger.finish_file(file.id, entry.size, entry.checksum, entry.modified)
+        self.ledger.finish_files((entry.size, entry.checksum, entry.modified, file.id) for file, entry in files)
         with self._mutex:
             self._fetched += len(files)
             if self._layout.publication == "InPlace":

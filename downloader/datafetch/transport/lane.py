@@ -95,7 +95,7 @@ class _Line:
     """One connection."""
 
     __slots__ = (
-        "answer", "bytes", "destination", "exchange", "held", "remaining", "since", "socket", "state", "tls",
+        "answer", "bytes", "destination", "exchange", "heard", "held", "remaining", "since", "socket", "state", "tls",
         "used",
     )  # fmt: skip
 
@@ -113,6 +113,8 @@ class _Line:
         self.remaining = 0
         self.since = now
         """When it was last seen to bring enough."""
+        self.heard = now
+        """When it last brought anything."""
         self.bytes = 0
         """What it has brought since."""
 
@@ -132,7 +134,7 @@ class Lane:
         self._idle: dict[Destination, deque[_Line]] = {}
         self._addresses: dict[Destination, list[tuple[socket.AddressFamily, tuple[object, ...]]]] = {}
         self._active = 0
-        self._swept = 0.0
+        self._now = self._swept = time.monotonic()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -152,7 +154,9 @@ class Lane:
         try:
             while not self._work.is_over:
                 self._start_more()
-                for descriptor, _ in self._poll.poll(_POLL_SECONDS):
+                ready = self._poll.poll(_POLL_SECONDS)
+                self._now = time.monotonic()
+                for descriptor, _ in ready:
                     if descriptor == self._wake:
                         os.eventfd_read(self._wake)
                     elif (line := self._lines.get(descriptor)) is not None:
@@ -190,7 +194,7 @@ class Lane:
             exchange.fail(error)
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        line = _Line(sock, destination, exchange, time.monotonic())
+        line = _Line(sock, destination, exchange, self._now)
         self._lines[sock.fileno()] = line
         self._active += 1
         refused = sock.connect_ex(address)
@@ -244,7 +248,8 @@ class Lane:
         if line.exchange is None:
             return
         line.state, line.held = _State.HEAD, b""
-        line.since, line.bytes = time.monotonic(), 0
+        line.since = line.heard = self._now
+        line.bytes = 0
         try:
             (line.tls or line.socket).sendall(line.exchange.head)
         except OSError as error:
@@ -258,6 +263,7 @@ class Lane:
             if line.state is _State.IDLE:
                 raise ProtocolError("the server sent what nobody had asked for")
             line.bytes += count
+            line.heard = self._now
             self._take(line, self._buffer[:count])
             if count < len(self._buffer) or line.socket.fileno() < 0:
                 return
@@ -313,7 +319,7 @@ class Lane:
         if answer is not None and not answer.keep_alive:
             self._forget(line)
         else:
-            line.since = time.monotonic()
+            line.since = self._now
             self._idle.setdefault(line.destination, deque()).append(line)
         if refused and answer is not None:
             exchange.refuse(answer, body)
@@ -354,7 +360,8 @@ class Lane:
         if pause:
             for line in self._lines.values():
                 line.since += pause
-        now = time.monotonic()
+                line.heard += pause
+        now = self._now
         if now - self._swept < _SWEEP_SECONDS:
             return
         self._swept = now
@@ -368,6 +375,9 @@ class Lane:
             return
         if line.state is _State.CONNECTING and seconds > CONNECT_SECONDS:
             self._break(line, OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+            return
+        if self._now - line.heard > self._silence:
+            self._break(line, TimeoutError())
             return
         if seconds < self._silence:
             return

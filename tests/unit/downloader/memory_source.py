@@ -110,7 +110,7 @@ class RecordingObserver:
     stages: list[Stage] = field(default_factory=list)
     bytes_received: int = 0
     bytes_reused: int = 0
-    files: list[str] = field(default_factory=list)
+    files: int = 0
     retries: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -129,9 +129,9 @@ class RecordingObserver:
         with self.lock:
             self.bytes_reused += bytes
 
-    def completed_file(self, path: str, size: int) -> None:
+    def completed_files(self, count: int) -> None:
         with self.lock:
-            self.files.append(path)
+            self.files += count
 
     def retry(self, message: str) -> None:
         with self.lock:

@@ -43,7 +43,7 @@ def test_completed_bytes_are_what_arrived_and_what_was_there(tracker: ProgressTr
     tracker.totals(3, 100)
     tracker.received(30)
     tracker.reused(1, 20)
-    tracker.completed_file("a", 20)
+    tracker.completed_files(1)
 
     progress = tracker.snapshot()
     assert (progress.completed_bytes, progress.reused_bytes, progress.completed_files) == (50, 20, 1)
