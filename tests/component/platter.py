@@ -16,12 +16,15 @@ from pathlib import Path
 
 from component.faulty_disk import Call
 
+SMALL_BYTES = 4096
+
 
 class Mood(StrEnum):
     """How a file system treats what was not flushed."""
 
     NOTHING = "nothing survives"
     NAMES = "names, sizes and times survive, bytes do not"
+    SMALL = "names and small changes survive, big ones do not"
     CHANCE = "each change survives by chance"
 
 
@@ -110,7 +113,7 @@ class _Survivors:
         new = self._now.directories.get(directory, old)
         if self._mood is Mood.NOTHING:
             return old
-        if self._mood is Mood.NAMES:
+        if self._mood in {Mood.NAMES, Mood.SMALL}:
             return new
         chosen = {name: self._chance.choice((old, new)).get(name) for name in sorted(old.keys() | new.keys())}
         return {name: inode for name, inode in chosen.items() if inode is not None}
@@ -124,7 +127,9 @@ class _Survivors:
             old = _File(b"", new.modified, new.mode)
         if self._mood is Mood.NOTHING:
             return old
-        if self._mood is Mood.NAMES:
+        if self._mood is Mood.SMALL and abs(len(new.content) - len(old.content)) <= SMALL_BYTES:
+            return new
+        if self._mood in {Mood.NAMES, Mood.SMALL}:
             return _File(_without_bytes(old.content, new.content), new.modified, new.mode)
         content = self._chance.choice((old.content, new.content, _without_bytes(old.content, new.content), b""))
         cut = self._chance.choice((len(content), self._chance.randint(0, len(content))))

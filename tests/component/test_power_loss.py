@@ -131,7 +131,7 @@ def test_of_a_big_file_what_was_flushed_is_kept_and_the_rest_is_fetched_again(sh
     finally:
         shop.server.pace.rate = None
     assert run.code == -signal.SIGKILL, run.stderr
-    platter.lose_power(Mood.NAMES, random.Random(1))
+    platter.lose_power(Mood.SMALL, random.Random(1))
     assert published(volume) == {}
     forget_holder(volume)
     shop.server.traffic.clear()
