@@ -8,13 +8,21 @@
 
 A pattern matches a whole path; one that ends at a slash matches everything below. Letter case counts, names that begin
 with a dot are as others. A path also matches the pattern that spells it out: a file named `a[1].txt` can be named.
+
+Paths come from outside: a name made for it must not keep a pattern busy for minutes. Patterns of up to two stars are
+regular expressions; those of more, which a regular expression would try in every combination, are automata, whose time
+grows with the path's length alone.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 _SPECIAL = frozenset("*?[{")
+_MOST_STARS = 2
+"""With two, a path of 1,024 characters takes a regular expression some milliseconds at worst; with four, minutes."""
+_MOST_STEPS = 1 << 16
+"""Steps that an automaton remembers; it begins to learn them anew after that."""
 
 
 class Globs:
@@ -26,15 +34,15 @@ class Globs:
 
     def takes(self, path: str) -> bool:
         """Return whether the path is chosen."""
-        if self._include is not None and not self._include.fullmatch(path):
+        if self._include is not None and not self._include(path):
             return False
-        return self._exclude is None or not self._exclude.fullmatch(path)
+        return self._exclude is None or not self._exclude(path)
 
 
 def matches(pattern: str, path: str) -> bool:
     """Return whether one pattern matches a path."""
     compiled = _compile_all((pattern,))
-    return compiled is not None and compiled.fullmatch(path) is not None
+    return compiled is not None and compiled(path)
 
 
 def is_literal(pattern: str) -> bool:
@@ -61,11 +69,95 @@ def _literal_directory(pattern: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _compile_all(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
+def _compile_all(patterns: tuple[str, ...]) -> Callable[[str], bool] | None:
     if not patterns:
         return None
-    forms = {form: None for pattern in map(_plain, patterns) for form in (_translate(pattern), re.escape(pattern))}
-    return re.compile("|".join(forms), re.DOTALL)
+    plain = [_plain(pattern) for pattern in patterns]
+    few = [pattern for pattern in plain if len(re.findall(r"\*+", pattern)) <= _MOST_STARS]
+    forms = {form: None for pattern in few for form in (_translate(pattern), re.escape(pattern))}
+    expression = re.compile("|".join(forms), re.DOTALL) if forms else None
+    many = [pattern for pattern in plain if pattern not in few]
+    spelled = frozenset(many)
+    automata = [_Automaton(pattern) for pattern in many]
+
+    def takes(path: str) -> bool:
+        if expression is not None and expression.fullmatch(path):
+            return True
+        return path in spelled or any(automaton.takes(path) for automaton in automata)
+
+    return takes
+
+
+class _Automaton:
+    """One pattern as a nondeterministic automaton; the sets of states that it meets become states, once met."""
+
+    def __init__(self, pattern: str) -> None:
+        self._free: list[list[int]] = []
+        """By state: where it may go without a character."""
+        self._moves: list[list[tuple[Callable[[str], object], int]]] = []
+        """By state: which characters lead where."""
+        self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
+        start = self._add_state()
+        self._end = self._build(pattern, start)
+        self._start = self._reached((start,))
+
+    def takes(self, path: str) -> bool:
+        states = self._start
+        for character in path:
+            states = self._steps.get((states, character)) or self._step(states, character)
+            if not states:
+                return False
+        return self._end in states
+
+    def _step(self, states: frozenset[int], character: str) -> frozenset[int]:
+        if len(self._steps) >= _MOST_STEPS:
+            self._steps.clear()
+        following = (goal for state in states for accepts, goal in self._moves[state] if accepts(character))
+        found = self._steps[states, character] = self._reached(following)
+        return found
+
+    def _reached(self, states: Iterable[int]) -> frozenset[int]:
+        waiting, found = list(states), set[int]()
+        while waiting:
+            state = waiting.pop()
+            if state not in found:
+                found.add(state)
+                waiting.extend(self._free[state])
+        return frozenset(found)
+
+    def _add_state(self) -> int:
+        self._free.append([])
+        self._moves.append([])
+        return len(self._free) - 1
+
+    def _build(self, pattern: str, state: int) -> int:
+        """Add what a pattern takes after a state; return the state that it ends in."""
+        index = 0
+        while index < len(pattern):
+            text, following = _translate_next(pattern, index)
+            goal = self._add_state()
+            if text.startswith("(?:") and pattern[index] == "{":
+                for alternative in pattern[index + 1 : following - 1].split(","):
+                    self._free[self._build(alternative, state)].append(goal)
+            elif text.endswith("*") or text == "(?:.*/)?":
+                self._add_stars(text, state, goal)
+            else:
+                self._moves[state].append((re.compile(text, re.DOTALL).fullmatch, goal))
+            state, index = goal, following
+        return state
+
+    def _add_stars(self, text: str, state: int, goal: int) -> None:
+        self._free[state].append(goal)
+        if text == "(?:.*/)?":
+            inside = self._add_state()
+            self._free[state].append(inside)
+            self._moves[inside] += [(_any, inside), ("/".__eq__, goal)]
+        else:
+            self._moves[goal].append((_any if text == ".*" else "/".__ne__, goal))
+
+
+def _any(_: str) -> bool:
+    return True
 
 
 def _plain(pattern: str) -> str:
