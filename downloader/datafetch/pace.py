@@ -26,6 +26,8 @@ _FULL = 0.9
 """Of the processor time within reach: more requests would only wait for it."""
 _WORTH_GROWING = 0.4
 """Part of the growth in requests that goodput must grow by, for growth to go on."""
+_WORTH_KEEPING = 0.3
+"""The same for staying where growth has ended."""
 _WORTH_GROWING_AGAIN = 0.6
 _GROWTH_AGAIN = 2.0
 _WORTH_UP = 0.25
@@ -352,11 +354,13 @@ class Concurrency:
         if not here.ticks:
             return
         if base is not None:
-            gain, worth = here.rate / max(base.rate, 1e-9), 1 + (here.level / base.level - 1) * _WORTH_GROWING
-            if gain - _error(here, base) < worth:
+            gain = here.rate / max(base.rate, 1e-9)
+            part = (gain - 1) / (here.level / base.level - 1)
+            doubt = _error(here, base) / (here.level / base.level - 1)
+            if part - doubt < _WORTH_GROWING:
                 if here.is_known and not here.is_rising:
                     # Goodput grew with the level up to about here.
-                    self._end_growth(math.ceil(base.level * max(1.0, gain)))
+                    self._end_growth(here.level if part >= _WORTH_KEEPING else math.ceil(base.level * max(1.0, gain)))
                 return
         factor = min(self._growth, _FULL / cpu_share) if cpu_share > 0 else self._growth
         level = min(self._ceiling, int(here.level * factor))
