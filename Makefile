@@ -114,12 +114,12 @@ demo-clean: ## Remove the demo, its storage servers and the cluster
 
 ##@ Measure
 .PHONY: bench
-bench: .venv-downloader/.ready storage-servers ## datafetch beside its peers: all tables, into docs/performance.md, about an hour
+bench: .venv-downloader/.ready storage-servers ## datafetch beside its peers: all tables, into docs/performance.md
 	$(DOWNLOADER)/python bench/peers --all --runs 7 --save
 
 .PHONY: bench-quick
 bench-quick: .venv-downloader/.ready storage-servers ## datafetch beside its peers: one table in about a minute
-	$(DOWNLOADER)/python bench/peers --shape medium --runs 3 --budget 30
+	$(DOWNLOADER)/python bench/peers --shape medium --runs 3 --clients datafetch,s5cmd,rclone,obstore,limit
 
 .PHONY: bench-startup
 bench-startup: .venv-downloader/.ready ## Start-up times of the command

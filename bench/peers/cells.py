@@ -1,8 +1,7 @@
 """One cell of the tables: a shape, a server and a target, and the runs of every client, interleaved.
 
 The clients take turns run by run, each round beginning with another one, so that what disturbs the machine for a while
-disturbs them all. A client that is much slower than the fastest gets fewer runs once the cell's time is spent; the
-tables say how many.
+disturbs them all. Clients that are much slower than the fastest peer get fewer runs, and the tables say how many.
 """
 
 import shutil
@@ -15,16 +14,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from . import measure
-from .check import check
-from .clients import CLIENTS, Task, environment
+from .check import WrongTreeError, check
+from .clients import CLIENTS, LIMIT, US, Task, environment
 from .content import Library
 from .install import Programs
 from .serving import serve
 from .shapes import SHAPES
 
 FEWEST_RUNS = 3
-_SLOW = 2.0
-"""Times the fastest peer's wall: such a client's runs are the first to go when time is short."""
+_SLOW = 1.5
+"""Times the fastest peer's wall: such a client stops at FEWEST_RUNS when the cell's time is spent."""
+_HOPELESS = 8.0
+"""Times the fastest peer's wall: such a client has one run."""
 _TIMEOUT_SECONDS = 240.0
 
 
@@ -138,6 +139,10 @@ def _run_once(cell: Cell, task: Task, runs: Runs, name: str, bench: Bench, say: 
             say(f"  {name:10} FAILED, {runs.failure}")
             return
         check(SHAPES[cell.shape], task.target)
+    except WrongTreeError as error:
+        runs.failure = f"left a wrong tree: {error}"
+        say(f"  {name:10} FAILED, it {runs.failure}")
+        return
     finally:
         shutil.rmtree(task.target)
     runs.samples.append(Sample(measured.wall, measured.cpu, measured.memory, measured.first_byte))
@@ -159,10 +164,13 @@ def is_due(name: str, results: dict[str, Runs], *, late: bool) -> bool:
     runs = results[name]
     if runs.failure:
         return False
-    if not late or len(runs.samples) < FEWEST_RUNS:
+    peers = [other.wall for peer, other in results.items() if peer not in (US, LIMIT) and other.samples]
+    if not runs.samples or not peers or name in (US, LIMIT):
         return True
-    walls = [other.wall for other in results.values() if other.samples]
-    return runs.wall <= _SLOW * min(walls)
+    slowness = runs.wall / min(peers)
+    if slowness > _HOPELESS:
+        return False
+    return slowness <= _SLOW or not late or len(runs.samples) < FEWEST_RUNS
 
 
 def _settle(directory: Path) -> None:

@@ -16,6 +16,8 @@ from .install import Programs
 from .presign import presigned
 from .serving import Endpoint
 
+US = "datafetch"
+LIMIT = "limit"
 _PROGRAMS = Path(__file__).resolve().parent / "programs"
 
 
@@ -147,7 +149,7 @@ CLIENTS: Mapping[str, Client] = {
     client.name: client
     for client in (
         Client(
-            "datafetch",
+            US,
             _datafetch,
             "`datafetch run config.yaml --progress none`",
             verifies="size, identity of every answer (If-Match), MD5 of S3 objects uploaded in one part, on the Hub "
@@ -196,7 +198,7 @@ CLIENTS: Mapping[str, Client] = {
             protocols=frozenset({"hub"}),
         ),
         Client(
-            "limit",
+            LIMIT,
             _limit,
             "raw sockets, recv_into 1 MiB, pwrite; 2 threads (64 over the link), ranges of 32 MiB; it does not list",
             verifies="nothing",

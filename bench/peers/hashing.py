@@ -16,8 +16,9 @@ from .shapes import File, Shape
 def seconds(shape: Shape, stored: list[Stored], protocol: str) -> float:
     """Return the processor time of hashing what the protocol gives a digest for, in pieces as they would arrive."""
     algorithms = _algorithms(shape, stored, protocol)
-    for file, _ in algorithms[:1]:
-        file.piece(0)  # makes the content's block, which is no part of this
+    if not algorithms:
+        return 0.0
+    algorithms[0][0].piece(0)  # makes the content's block, which is no part of this
     started = time.process_time()
     for file, algorithm in algorithms:
         digest = algorithm(usedforsecurity=False)

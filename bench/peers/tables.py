@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .cells import Cell, Runs, Sample
-from .clients import CLIENTS
+from .clients import CLIENTS, LIMIT, US
 from .results import Measurement
 from .shapes import SHAPES
 from .tampering import Noticed
 
-US = "datafetch"
-LIMIT = "limit"
 _MEMORY_GOAL = 150 * 2**20
 _TRIED = (
     "Tried: one byte of an object is changed on the server's disk, size and ETag stay. Does the client fail? Objects "

@@ -120,10 +120,18 @@ def test_every_client_begins_a_round_once() -> None:
     assert turns == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
 
 
-def test_only_slow_clients_stop_early() -> None:
-    known = {"fast": runs(1.0, 3), "slow": runs(2.5, 3), "new": runs(9.0, 2)}
-    assert [cells.is_due(name, known, late=False) for name in known] == [True, True, True]
-    assert [cells.is_due(name, known, late=True) for name in known] == [True, False, True]
+def test_only_slow_peers_stop_early_and_never_datafetch_or_the_limit() -> None:
+    known = {
+        "limit": runs(1.0),
+        "fast": runs(2.0),
+        "near": runs(2.9),
+        "slow": runs(3.1),
+        "new": runs(9.0, 2),
+        "hopeless": runs(17.0, 1),
+        "datafetch": runs(20.0),
+    }
+    assert [name for name in known if not cells.is_due(name, known, late=False)] == ["hopeless"]
+    assert [name for name in known if not cells.is_due(name, known, late=True)] == ["slow", "hopeless"]
 
 
 def runs(wall: float, count: int = 3, cpu: float = 1.0, memory: int = 100 * MIB) -> Runs:
