@@ -5,6 +5,7 @@ ends with exactly the source's files, all of them real ones, or with TargetOccup
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from component.commands import environment
+from component.commands import datafetch, environment
 from datafetch.errors import DataFetchError, InterruptedByRequestError, TargetOccupiedError
 from datafetch_api.config import DownloadConfig
 from servers.http import StaticServer
@@ -196,15 +197,32 @@ def test_a_forged_manifest_removes_nothing_outside(tmp_path: Path, escape: str) 
     scene.fetch(FIRST)
     escape = escape.replace("BASE", str(scene.canary.base))
     victim = Path(os.path.normpath(scene.target / escape))
+    forge(scene, escape, victim)
+    scene.fetch_again_safely()
+    assert victim.exists()
+
+
+def test_a_forged_manifest_lets_verify_read_nothing_outside(tmp_path: Path) -> None:
+    """What lies outside is no part of the tree, whatever a manifest says, and its checksum is nobody's business."""
+    scene = Scene("in place", Canary.around(tmp_path / "base"))
+    scene.fetch(FIRST)
+    victim = scene.canary.base / "secret.txt"
+    forge(scene, "../../secret.txt", victim)
+    done = datafetch("verify", scene.target, "--json", cwd=tmp_path)
+    assert done.code != 0, done.stdout
+    assert hashlib.sha256(victim.read_bytes()).hexdigest() not in done.stdout + done.stderr
+
+
+def forge(scene: Scene, path: str, victim: Path) -> None:
+    """Add a file outside to the manifest of what was published, as it is there."""
     (manifest,) = (scene.state / "manifests").iterdir()
     document = json.loads(manifest.read_bytes())
     status = victim.stat()
-    entry = {"path": escape, "size": status.st_size, "identity": "x", "modified": status.st_mtime_ns}
+    entry = {"path": path, "size": status.st_size, "identity": "x", "modified": status.st_mtime_ns}
+    entry["checksum"] = f"sha256:{hashlib.sha256(b'another').hexdigest()}"
     header = json.dumps({key: value for key, value in document.items() if key != "entries"})
     entries = ",\n".join(map(json.dumps, [*document["entries"], entry]))
     manifest.write_text(f'{header[:-1]}, "entries": [\n{entries}\n]}}\n')
-    scene.fetch_again_safely()
-    assert victim.exists()
 
 
 @pytest.mark.parametrize("escape", ["../../../../../etc", "../../../../../etc/deep", "..", "../epochs", "/etc"])

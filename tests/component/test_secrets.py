@@ -298,6 +298,33 @@ def test_a_refusal_that_gives_everything_back_shows_nothing(
         assert done.result.failure is not None
 
 
+def test_the_other_commands_show_nothing_and_a_lock_file_holds_nothing(
+    runs: Prefork, case: Case, tmp_path: Path
+) -> None:
+    assert run(runs, case, tmp_path, "place").code == 0
+    place, none = tmp_path / "place", str(tmp_path / "none")
+    settings = {"AWS_CONFIG_FILE": none, "CLOUDSDK_CONFIG": none, "AWS_SHARED_CREDENTIALS_FILE": none}
+
+    def say(*arguments: str) -> int:
+        done = runs.datafetch(*arguments, "--log-level", "DEBUG", cwd=place, **{**settings, **case.environment})
+        assert_nothing_secret(done, place, case.secrets)
+        return done.code
+
+    assert say("plan", "../place.yaml", "--files", "--json") == 0
+    assert say("plan", "../place.yaml", "--files") == 0
+    assert say("lock", "../place.yaml", "-o", "pinned.lock", "--json") == 0
+    assert (place / "pinned.lock").stat().st_size > 100
+    assert say("run", "../place.yaml", "--locked", "pinned.lock", "--json") == 0
+    assert say("verify", "data", "--source", "../place.yaml", "--json") in (0, 17)
+    case.answer_with(lambda request: refusal(case.provider, 403, echo(request, case.secrets, 260)))
+    for arguments in (
+        ("plan", "../place.yaml"),
+        ("lock", "../place.yaml"),
+        ("verify", "data", "--source", "../place.yaml"),
+    ):
+        assert say(*arguments) in (2, 10, 11, 14)
+
+
 def test_a_server_that_fails_or_redirects_with_secrets_shows_nothing(runs: Prefork, case: Case, tmp_path: Path) -> None:
     def unavailable(request: Request) -> Response | None:
         return None if is_listing(request) else refusal(case.provider, 500, echo(request, case.secrets))
