@@ -174,7 +174,7 @@ CLIENTS: Mapping[str, Client] = {
         Client(
             "obstore",
             _obstore,
-            "asyncio, 32 requests at once (128 over the link), ranges of 16 MiB, pwrite: "
+            "asyncio, 32 requests at once (128 over the link), ranges of 8 MiB, pwrite: "
             "bench/peers/programs/obstore_get.py",
             verifies="nothing of the content",
         ),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from obstore.store import S3Store  # type: ignore[import-not-found] # only in the peers' environment
 
-RANGE_BYTES = 16 << 20
+RANGE_BYTES = 8 << 20
 
 
 async def main() -> None:
