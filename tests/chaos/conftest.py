@@ -7,6 +7,7 @@ it draws and prints, and writes what came of them into a page (`--report`). A te
 import random
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "scenario(name): what a test of random moments is called in the report")
     config.addinivalue_line("markers", "rounds(number): how often it runs with --chaos")
-    # Set here, before pytest-xdist starts its workers: all of them have to draw the same.
-    if config.getoption("--chaos", default=False) and config.option.seed is None:
+    if not config.getoption("--chaos", default=False):
+        return
+    if hasattr(config, "workerinput"):
+        config.option.seed = config.workerinput["seed"]
+    elif config.option.seed is None:
         config.option.seed = random.SystemRandom().randrange(1 << 31)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist the seed: all of them have to draw the same."""
+    node.workerinput["seed"] = node.config.getoption("--seed", default=None)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -76,12 +86,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     row.take(facts, report)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     page = config.getoption("--report", default=None)
     if page is None or hasattr(config, "workerinput"):
         return
-    write(page, _rows, seed=config.option.seed)
+    write(page, _rows, seed=config.option.seed, passed=exitstatus == 0)
 
 
 @pytest.fixture
