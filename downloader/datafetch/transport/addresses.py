@@ -7,6 +7,7 @@ its peers.
 """
 
 import ipaddress
+import socket
 from enum import Enum
 
 _METADATA = frozenset(
@@ -26,11 +27,15 @@ class Reach(Enum):
 
 
 def reach(address: str) -> Reach:
-    """Return who is reached at an IP address, as a socket names its peer; a host's name counts as anybody."""
+    """Return who is reached at an IP address, however it is written; a host's name counts as anybody.
+
+    Names come here only where a proxy looks them up: just `localhost` has the same meaning for everybody.
+    """
     try:
-        found = ipaddress.ip_address(address.strip("[]").partition("%")[0])
-    except ValueError:
-        return Reach.ANYBODY
+        found = ipaddress.ip_address(_canonical(address.strip("[]").partition("%")[0]))
+    except (ValueError, OSError):
+        name = address.lower().removesuffix(".")
+        return Reach.THIS_MACHINE if name == "localhost" or name.endswith(".localhost") else Reach.ANYBODY
     if isinstance(found, ipaddress.IPv6Address):
         found = found.ipv4_mapped or found.sixtofour or found
     if found in _METADATA or str(found) == "169.254.169.254":
@@ -42,9 +47,15 @@ def reach(address: str) -> Reach:
     return Reach.ANYBODY
 
 
+def _canonical(address: str) -> str:
+    """Return an address as `ipaddress` reads it: in a URL, 127.1 and 0x7f000001 are 127.0.0.1 too."""
+    return address if ":" in address else socket.inet_ntoa(socket.inet_aton(address))
+
+
 def may_redirect(sender: str, goal: str) -> bool:
     """Return whether a server at `sender` may send us to `goal`: to anybody, or to where it is itself.
 
-    Both are addresses that a socket was connected to, not names: a name may mean another address at every look-up.
+    Both are addresses that a socket is connected to, not names: a name may mean another address at every look-up. Only
+    behind a proxy they are hosts as they stand in the URL.
     """
     return reach(goal) in (Reach.ANYBODY, reach(sender))

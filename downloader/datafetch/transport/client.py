@@ -23,7 +23,7 @@ from datafetch.errors import (
 )
 from datafetch.sources import ByteRange, Checksum
 from datafetch.transport.connection import Body, Connection, Head, ProtocolError, render_head
-from datafetch.transport.pool import Destination, Pool, ProxyRefusedError
+from datafetch.transport.pool import Destination, ForbiddenRedirectError, Pool, ProxyRefusedError
 from datafetch.transport.refusals import Classify, Refusal, classify, code_and_message
 from datafetch_api.uris import redact_uri
 
@@ -219,21 +219,30 @@ class Transport:
             raise SourceUnavailableError(f"{exchange.place} sent {length} bytes for {value!r}")
 
     def _follow(self, request: Request, range_header: Mapping[str, str]) -> "_Exchange":
+        sender: str | None = None
+        place = ""
         for _ in range(_MOST_REDIRECTS + 1):
-            exchange = self._exchange(request, range_header)
+            try:
+                exchange = self._exchange(request, range_header, sender)
+            except ForbiddenRedirectError as error:
+                raise InvalidConfigError(
+                    f"{place} redirects to {urlsplit(request.url).hostname}, which is {error}; a server may not send a "
+                    "download there: give that URL itself, if it is meant"
+                ) from None
             location = exchange.head.headers.get("location")
             if exchange.head.status not in _REDIRECTS or location is None:
                 return exchange
             exchange.finish()
-            request = _redirected(request, location, exchange.place)
+            place, sender = exchange.place, exchange.address
+            request = _redirected(request, location, place)
         raise SourceUnavailableError(f"{redact_uri(request.url)} redirects more than {_MOST_REDIRECTS} times")
 
-    def _exchange(self, request: Request, range_header: Mapping[str, str]) -> "_Exchange":
+    def _exchange(self, request: Request, range_header: Mapping[str, str], sender: str | None) -> "_Exchange":
         origin, target = _divide(request.url)
         destination = self._destination(request.url, origin)
         head = _render(request, target, destination, range_header)
         try:
-            connection, answer = self._send(destination, head)
+            connection, answer = self._send(destination, head, sender)
         except (OSError, ProtocolError, ProxyRefusedError) as error:
             self._fail(error, redact_uri(request.url))
         try:
@@ -243,8 +252,8 @@ class Transport:
             self._fail(error, redact_uri(request.url))
         return _Exchange(self, self._pool, destination, connection, request, answer, body)
 
-    def _send(self, destination: Destination, head: bytes) -> tuple[Connection, Head]:
-        connection = self._pool.take(destination)
+    def _send(self, destination: Destination, head: bytes, sender: str | None) -> tuple[Connection, Head]:
+        connection = self._pool.take(destination, sender=sender)
         try:
             return connection, _send_and_read(connection, head)
         except TimeoutError:
@@ -255,7 +264,7 @@ class Transport:
             if not connection.reused or connection.answered:
                 raise
         # The server had closed the kept connection before it saw the request: a fresh one is the same request.
-        connection = self._pool.take(destination, fresh=True)
+        connection = self._pool.take(destination, sender=sender, fresh=True)
         try:
             return connection, _send_and_read(connection, head)
         except (OSError, ProtocolError):
@@ -366,6 +375,10 @@ class _Exchange:
     @property
     def place(self) -> str:
         return redact_uri(self.request.url)
+
+    @property
+    def address(self) -> str:
+        return self._connection.address
 
     def finish(self) -> None:
         """Keep the connection where the answer was read to its end, else close it."""

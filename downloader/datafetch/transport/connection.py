@@ -49,6 +49,8 @@ class Connection:
     """One connection, used by one thread at a time. `silence` is the seconds that the peer may stay silent."""
 
     def __init__(self, sock: socket.socket, silence: float, tls: TlsLayer | None = None) -> None:
+        self.address = ""
+        """The IP address that it leads to; behind a proxy the host as it stands in the URL."""
         self.reused = False
         """Whether it has carried a request before: the server may have closed it since."""
         self.idle_since = 0.0

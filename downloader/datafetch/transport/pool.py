@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from datafetch.errors import InvalidConfigError
+from datafetch.transport.addresses import may_redirect, reach
 from datafetch.transport.connection import Connection, render_head
 from datafetch.transport.tls import TlsLayer
 from datafetch_api.uris import redact_uri
@@ -30,6 +31,10 @@ _CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_C
 
 class ProxyRefusedError(Exception):
     """The proxy did not open a tunnel; says what it answered."""
+
+
+class ForbiddenRedirectError(Exception):
+    """A redirect leads to where its sender may not send us; says what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Pool:
 
     def __init__(self, *, silence: float, ca_file: str | None, environment: Mapping[str, str] = os.environ) -> None:
         self._silence = silence
+        self._patience = min(CONNECT_SECONDS, silence)
         self._ca_file = ca_file
         self._environment = environment
         self._lock = threading.Lock()
@@ -79,16 +85,20 @@ class Pool:
             self._proxies[place] = proxy_for(scheme, host, port, self._environment)
         return Destination(scheme, host, port, self._proxies[place])
 
-    def take(self, destination: Destination, *, fresh: bool = False) -> Connection:
-        """Return a connection for one request: an idle one, unless `fresh`, or a new one."""
+    def take(self, destination: Destination, *, sender: str | None = None, fresh: bool = False) -> Connection:
+        """Return a connection for one request: an idle one, unless `fresh`, or a new one.
+
+        `sender` is the `Connection.address` of the server whose redirect is followed. Raises ForbiddenRedirectError
+        before anything is sent.
+        """
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("the source is closed")
-            kept = None if fresh else self._take_idle(destination)
+            kept = None if fresh else self._take_idle(destination, sender)
             if kept is not None:
                 self._busy.add(kept)
                 return kept
-        connection = self._connect(destination)
+        connection = self._connect(destination, sender)
         with self._lock:
             if not self._closed:
                 self._busy.add(connection)
@@ -125,12 +135,13 @@ class Pool:
         for connection in idle:
             connection.close()
 
-    def _take_idle(self, destination: Destination) -> Connection | None:
+    def _take_idle(self, destination: Destination, sender: str | None) -> Connection | None:
         """Return the connection that was used last, where that is not long ago; the lock is held."""
         idle = self._idle.get(destination)
         if not idle:
             return None
         if time.monotonic() - idle[-1].idle_since < _IDLE_SECONDS:
+            _check_redirect(sender, idle[-1].address)
             return idle.pop()
         # The last is the youngest: all are too old.
         for connection in idle:
@@ -138,28 +149,50 @@ class Pool:
         idle.clear()
         return None
 
-    def _connect(self, destination: Destination) -> Connection:
+    def _connect(self, destination: Destination, sender: str | None) -> Connection:
         proxy = destination.proxy
-        host, port = (proxy.host, proxy.port) if proxy else (destination.host, destination.port)
-        timeout = min(CONNECT_SECONDS, self._silence)
         context = self.tls_context() if destination.scheme == "https" else None
+        if proxy:
+            _check_redirect(sender, destination.host)
+            sock, address = self._open(proxy.host, proxy.port, None)[0], destination.host
+        else:
+            sock, address = self._open(destination.host, destination.port, sender)
         try:
-            sock = socket.create_connection((host, port), timeout=timeout)
-        except TimeoutError:
-            raise ConnectionError(f"no connection to {host}:{port} within {timeout:g} s") from None
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if context is None:
-                return Connection(sock, self._silence)
-            if proxy:
-                self._open_tunnel(sock, destination, proxy)
-            sock.settimeout(timeout)
-            tls = TlsLayer(sock, context, destination.host)
-            tls.shake_hands()
-            return Connection(sock, self._silence, tls)
+            tls = None if context is None else self._secure(sock, destination, context)
+            connection = Connection(sock, self._silence, tls)
         except BaseException:
             sock.close()
             raise
+        connection.address = address
+        return connection
+
+    def _open(self, host: str, port: int, sender: str | None) -> tuple[socket.socket, str]:
+        """Return a socket that is connected to the first of a host's addresses that answers, and that address."""
+        failure = OSError(f"{host} has no address")
+        for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            address = str(place[0])
+            _check_redirect(sender, address)
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.settimeout(self._patience)
+                sock.connect(place)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                return sock, address
+        if isinstance(failure, TimeoutError):
+            raise ConnectionError(f"no connection to {host}:{port} within {self._patience:g} s")
+        raise failure
+
+    def _secure(self, sock: socket.socket, destination: Destination, context: ssl.SSLContext) -> TlsLayer:
+        if destination.proxy:
+            self._open_tunnel(sock, destination, destination.proxy)
+        sock.settimeout(self._patience)
+        tls = TlsLayer(sock, context, destination.host)
+        tls.shake_hands()
+        return tls
 
     def _open_tunnel(self, sock: socket.socket, destination: Destination, proxy: Proxy) -> None:
         tunnel = Connection(sock, self._silence)
@@ -177,6 +210,11 @@ class Pool:
             if self._context is None:
                 self._context = tls_context(self._ca_file, self._environment)
             return self._context
+
+
+def _check_redirect(sender: str | None, goal: str) -> None:
+    if sender is not None and not may_redirect(sender, goal):
+        raise ForbiddenRedirectError(reach(goal).value)
 
 
 def ca_bundle(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -266,4 +304,13 @@ def _default_port(scheme: str) -> int:
     return 443 if scheme == "https" else 80
 
 
-__all__ = ["CONNECT_SECONDS", "Destination", "Pool", "Proxy", "ProxyRefusedError", "ca_bundle", "proxy_for"]
+__all__ = [
+    "CONNECT_SECONDS",
+    "Destination",
+    "ForbiddenRedirectError",
+    "Pool",
+    "Proxy",
+    "ProxyRefusedError",
+    "ca_bundle",
+    "proxy_for",
+]

@@ -12,6 +12,7 @@ PUBLIC, PRIVATE, LOOPBACK, METADATA = "198.51.100.7", "10.9.8.7", "127.0.0.1", "
     [
         LOOPBACK, "127.1.2.3", "::1", "[::1]", "0.0.0.0", "::", "::ffff:127.0.0.1", "2002:7f00:1::", METADATA,
         "::ffff:169.254.169.254", "169.254.170.2", "fe80::1%eth0", "fd00:ec2::254", "168.63.129.16", "100.100.100.200",
+        "127.1", "2130706433", "0x7f000001", "0251.0376.0251.0376", "localhost", "LocalHost.", "a.localhost",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("sender", [PUBLIC, PRIVATE, "2001:db8::1"])

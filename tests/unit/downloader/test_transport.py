@@ -495,6 +495,40 @@ def test_a_redirect_to_no_url_names_who_sent_it(server: StaticServer, location: 
     assert "s3cret" not in str(raised.value)
 
 
+def test_a_redirect_to_the_cloud_s_metadata_is_not_followed(server: StaticServer) -> None:
+    server.redirect("/r", "http://169.254.169.254:1/latest/meta-data/?token=s3cret")
+    with transport() as client:
+        for send in (client.ask, lambda request: client.open_range(request, ByteRange(0, None), Pin())):
+            with pytest.raises(InvalidConfigError, match=r"/r redirects to 169\.254\.169\.254, which is") as raised:
+                send(Request(server.url + "/r"))
+            assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "127.1", "[::1]", "0.0.0.0"])
+def test_behind_a_proxy_the_hosts_of_the_urls_say_where_a_redirect_leads(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    redirect = f"HTTP/1.1 302 Found\r\nLocation: http://{host}/x\r\nContent-Length: 0\r\n\r\n"
+    with RawServer([redirect.encode(), None]) as proxy, transport() as client:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        with pytest.raises(InvalidConfigError, match=r"redirects to .* which is this machine"):
+            fetch(client, "http://stranger.invalid/r")
+    assert len(proxy.requests) == 1
+
+
+def test_a_kept_connection_is_no_way_around(server: StaticServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config names a URL on this machine itself; a stranger may still not send us there."""
+    redirect = f"HTTP/1.1 302 Found\r\nLocation: {server.url}/a\r\nContent-Length: 0\r\n\r\n"
+    with RawServer([redirect.encode(), None]) as proxy, transport() as client:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert fetch(client, server.url + "/a") == DATA
+        with pytest.raises(InvalidConfigError, match="this machine"):
+            fetch(client, "http://stranger.invalid/r")
+        assert fetch(client, server.url + "/a") == DATA
+    assert len(server.traffic.exchanges) == 2
+
+
 # --- TLS and proxies ---
 
 
