@@ -92,6 +92,13 @@ class Transport:
         self._destinations: dict[str, Destination] = {}
         """By scheme and authority: most requests go to few."""
 
+    def limit_receive_buffer(self, size: int | None) -> None:
+        """Let the kernel take in at most so many bytes ahead on each connection that is opened from now on.
+
+        Under a bandwidth limit: else servers send megabytes beyond it at once. None: as the kernel likes.
+        """
+        self._pool.receive_buffer_bytes = size
+
     def open_range(self, request: Request, byte_range: ByteRange, pin: Pin) -> "RangeBody":
         """Ask for a range and return its bytes once the answer's head proves that they are the right ones.
 

@@ -66,6 +66,8 @@ class Pool:
     """The connections of one source. Thread-safe. `silence` is the seconds that a peer may stay silent."""
 
     def __init__(self, *, silence: float, ca_file: str | None, environment: Mapping[str, str] = os.environ) -> None:
+        self.receive_buffer_bytes: int | None = None
+        """What the kernel may hold of each new connection; None leaves it to the kernel."""
         self._silence = silence
         self._patience = min(CONNECT_SECONDS, silence)
         self._ca_file = ca_file
@@ -175,6 +177,9 @@ class Pool:
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.receive_buffer_bytes is not None:
+                    # Only what is set before the handshake bounds the window that is offered (tcp(7), SO_RCVBUF).
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer_bytes)
                 sock.settimeout(self._patience)
                 sock.connect(place)
             except OSError as error:

@@ -454,6 +454,40 @@ def test_threads_share_a_transport(server: StaticServer) -> None:
     assert all(results)
 
 
+def taken_ahead(size: int) -> int:
+    """Return how many bytes a server gets rid of beyond those that were read, after a long fast read."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, transport() as client:
+        client.limit_receive_buffer(size)
+        sent = 0
+
+        def serve() -> None:
+            nonlocal sent
+            connection, _ = listener.accept()
+            with connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 134217728\r\n\r\n")
+                connection.settimeout(0.3)
+                with contextlib.suppress(TimeoutError):
+                    while sent < 128 << 20:
+                        sent += connection.send(bytes(64 << 10))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        request = Request(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        with client.open_range(request, ByteRange(0, None), Pin()) as body:
+            # The kernel lets the window grow while somebody reads.
+            buffer, read = memoryview(bytearray(1 << 20)), 0
+            while read < 32 << 20:
+                read += body.readinto(buffer)
+            thread.join()
+        return sent - read
+
+
+def test_the_kernel_takes_no_more_ahead_than_it_is_told() -> None:
+    assert taken_ahead(64 << 10) < 512 << 10
+
+
 # --- redirects ---
 
 
