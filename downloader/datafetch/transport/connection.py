@@ -18,6 +18,8 @@ _BUFFER_BYTES = 32 * 1024
 _TICK_SECONDS = 1.0
 """How long one receive waits for a full buffer before it hands over what has come."""
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+_MOST_INTERIM = 16
+"""Interim answers (1xx) before the answer itself; a server that sends more never comes to it."""
 _NO_BODY = frozenset({204, 304})
 
 
@@ -81,10 +83,11 @@ class Connection:
 
     def read_head(self) -> Head:
         """Return the answer's head, interim answers (1xx) left out."""
-        while True:
+        for _ in range(_MOST_INTERIM + 1):
             head = parse_head(self._read_until_blank_line())
             if head.status >= 200:
                 return head
+        raise ProtocolError(f"more than {_MOST_INTERIM} interim answers and no other")
 
     def receive(self, view: memoryview) -> int:
         """Fill `view` from its start with what comes next; return how many bytes, 0 where the peer has closed."""
@@ -237,8 +240,11 @@ class Body:
         self._chunk = int(size, 16)
         if self._chunk:
             return
-        while self._connection.read_line():
-            continue
+        trailers = 0
+        while line := self._connection.read_line():
+            trailers += len(line)
+            if trailers > _BUFFER_BYTES:
+                raise ProtocolError(f"trailers of more than {_BUFFER_BYTES} bytes")
         self.remaining = 0
 
 

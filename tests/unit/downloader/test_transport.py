@@ -183,6 +183,19 @@ def test_interim_answers_are_passed_over() -> None:
         assert fetch(client, raw.url) == b"ok"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"Trailer: x\r\n" * 5000 + b"\r\n",
+    ],
+    ids=["interim answers", "trailers"],
+)
+def test_what_comes_beside_the_answer_is_bounded(answer: bytes) -> None:
+    with RawServer([answer, None]) as raw, transport() as client, pytest.raises(SourceUnavailableError, match="more"):
+        fetch(client, raw.url)
+
+
 def test_a_head_in_many_packets_is_put_together() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
