@@ -188,7 +188,7 @@ class Transport:
         wanted = None if whole is None else whole - byte_range.start
         if head.status == 206:
             self._check_content_range(exchange, byte_range, pin)
-            return RangeBody(exchange, 0, wanted if wanted is not None else exchange.body.length)
+            return RangeBody(exchange, 0, wanted if wanted is not None else exchange.body.length, to_end=True)
         if head.status != 200:
             raise SourceUnavailableError(f"{exchange.place} answered {head.status}, which holds no data")
         if pin.size is not None and exchange.body.length not in (None, pin.size):
@@ -196,7 +196,7 @@ class Transport:
                 f"{exchange.place} has {exchange.body.length} bytes, the listing said {pin.size}; fetch it again"
             )
         # The server ignored the range and sends the object from its start: what comes before is read and dropped.
-        return RangeBody(exchange, byte_range.start, wanted)
+        return RangeBody(exchange, byte_range.start, wanted, to_end=whole == pin.size)
 
     def _check_pin(self, exchange: "_Exchange", pin: Pin) -> None:
         for name, expected in pin.headers.items():
@@ -308,8 +308,10 @@ class Transport:
 class RangeBody:
     """The bytes of one range; leaving it returns the connection to the pool or closes it."""
 
-    def __init__(self, exchange: "_Exchange", skip: int, remaining: int | None) -> None:
+    def __init__(self, exchange: "_Exchange", skip: int, remaining: int | None, *, to_end: bool) -> None:
         self._exchange = exchange
+        self._to_end = to_end
+        """Whether the answer has to end with the range."""
         self._body = exchange.body
         self._skip = skip
         self._remaining = remaining
@@ -329,6 +331,8 @@ class RangeBody:
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer from its start and return how many bytes arrived: 0 only at the end of the range."""
         if self._remaining == 0:
+            if self._to_end:
+                self._check_end()
             return 0
         while self._skip:
             self._skip -= self._read(buffer[: self._skip])
@@ -336,7 +340,16 @@ class RangeBody:
             return self._read(buffer)
         count = self._read(buffer if len(buffer) <= self._remaining else buffer[: self._remaining])
         self._remaining -= count
+        if not self._remaining and self._to_end:
+            self._check_end()
         return count
+
+    def _check_end(self) -> None:
+        """Read the end of an answer that has not told its length: nothing may come before it."""
+        if self._body.length != 0 and self._read(memoryview(bytearray(1))):
+            raise SourceChangedError(
+                f"{self._exchange.place} sends more bytes than the listing said; the object changed, fetch it again"
+            )
 
     def _read(self, buffer: memoryview) -> int:
         try:

@@ -355,6 +355,35 @@ def test_another_object_is_seen_where_the_server_ignores_preconditions(server: S
             fetch(client, server.url + "/a", 0, 5, Pin(5))
 
 
+@pytest.mark.parametrize("end", [b"", b"1\r\nx\r\n"])
+@pytest.mark.parametrize("head", ["HTTP/1.1 200 OK", "HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-9/10"])
+@pytest.mark.parametrize("start", [0, 4])
+def test_more_than_was_listed_in_chunks_is_another_object(head: str, start: int, end: bytes) -> None:
+    if start:
+        head = head.replace("0-9", "4-9")
+    digits = b"0123456789"[start if "206" in head else 0 :]
+    answer = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n%b0\r\n\r\n" % (len(digits), digits, end)
+    with answered(answer, answer, None, head=head) as raw, transport() as client:
+        if end:
+            with pytest.raises(SourceChangedError, match="more bytes than the listing said"):
+                fetch(client, raw.url, start, None if start else 10, Pin(10))
+            return
+        for _ in range(2):
+            # The second one comes over the same connection: the first was read to its end.
+            assert fetch(client, raw.url, start, None if start else 10, Pin(10)) == b"0123456789"[start:]
+
+
+def test_an_object_that_was_listed_as_empty_is_empty() -> None:
+    with answered(b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", None) as raw, transport() as client:
+        with pytest.raises(SourceChangedError):
+            fetch(client, raw.url, 0, 0, Pin(0))
+
+
+def test_the_beginning_of_an_object_in_chunks_may_be_all_that_is_read() -> None:
+    with answered(b"Transfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n", None) as raw, transport() as client:
+        assert fetch(client, raw.url, 0, 3, Pin(10)) == b"012"
+
+
 def test_stored_encodings_are_handed_out_as_they_are() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab"
     with RawServer([answer, None]) as raw, transport(stored_encodings=True) as client:
