@@ -12,10 +12,23 @@ from pathlib import Path
 
 import pytest
 
+from component.commands import datafetch, tree
 from component.faulty_disk import Call, Disk, PowerOff, Verdict
 from component.platter import Mood, Platter, forget_holder
-from component.small_fetch import NEW, SCENARIOS, Scenario, Workshop, broken_promise, problems, published, workshop
+from component.small_fetch import (
+    NEW,
+    OLD,
+    SCENARIOS,
+    Scenario,
+    Workshop,
+    broken_promise,
+    in_memory,
+    problems,
+    published,
+    workshop,
+)
 from servers.http import StaticServer
+from servers.hub import Hub
 
 ANOTHER_BOOT = "00000000-0000-4000-8000-000000000001"
 NEVER = 1 << 30
@@ -139,6 +152,22 @@ def test_of_a_big_file_what_was_flushed_is_kept_and_the_rest_is_fetched_again(sh
     assert again.code == 0, again.stderr
     assert published(volume) == {"big.bin": content}, "zeros were taken for what had arrived"
     assert sent(shop.server, "big.bin") <= len(content) - RANGE_BYTES, "nothing of what was flushed was kept"
+
+
+def test_in_place_a_file_that_is_gone_from_the_source_stays_removed_after_a_loss_of_power() -> None:
+    with in_memory() as home, Hub() as hub:
+        repo = hub.create("org/model", OLD)
+        (home / "config.yaml").write_text(
+            "download_root: volume\ndownload_items:\n  - type: hf\n    name: model\n    repo_id: org/model\n"
+            f"    endpoint_url: {hub.url}\n    target_path: ./\n"
+        )
+        assert datafetch("run", "config.yaml", cwd=home).code == 0
+        repo.commit({"kept.bin": None})
+        platter = Platter(home / "volume")
+        run = Disk(home / "volume", after=platter.after).datafetch("run", "config.yaml", home=home)
+        assert run.code == 0, run.stderr
+        platter.lose_power(Mood.NOTHING, random.Random(1))
+        assert tree(home / "volume") == {name: data for name, data in OLD.items() if name != "kept.bin"}
 
 
 def sent(server: StaticServer, name: str) -> int:

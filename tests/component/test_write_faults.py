@@ -6,16 +6,30 @@ Every call that changes the volume fails once, or that one and all that follow. 
 
 import errno
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from component import seccomp
-from component.commands import Run
+from component.commands import Run, datafetch, tree
 from component.faulty_disk import Call, Disk, Fail, PowerOff, Rule, Short, Verdict
-from component.small_fetch import SCENARIOS, Scenario, Workshop, broken_promise, bytes_on, problems, published, workshop
+from component.small_fetch import (
+    OLD,
+    SCENARIOS,
+    Scenario,
+    Workshop,
+    broken_promise,
+    bytes_on,
+    problems,
+    published,
+    workshop,
+)
 from datafetch_api.exit_codes import ExitCode
+from servers.hub import Hub
 
 CODES = {
     errno.ENOSPC: ExitCode.INSUFFICIENT_SPACE,
@@ -176,3 +190,38 @@ def problem_after_kill(shop: Workshop, scenario: Scenario, moment: int) -> str |
     if bytes_on(volume) > scenario.most_bytes:
         return f"{where}: {bytes_on(volume)} bytes are left after the next run, {scenario.most_bytes} would do"
     return None
+
+
+def room_of(directory: Path, config: Path) -> Path:
+    """Return a new directory with a copy of the config."""
+    home = Path(tempfile.mkdtemp(dir=directory))
+    shutil.copy(config, home)
+    return home
+
+
+def test_killed_before_obsolete_files_are_removed_in_place_the_next_run_removes_them(tmp_path: Path) -> None:
+    with Hub() as hub:
+        repo = hub.create("org/model", OLD)
+        template, config = tmp_path / "old", tmp_path / "config.yaml"
+        config.write_text(
+            "download_root: volume\ndownload_items:\n  - type: hf\n    name: model\n    repo_id: org/model\n"
+            f"    endpoint_url: {hub.url}\n    target_path: ./\n"
+        )
+        first = room_of(tmp_path, config)
+        assert datafetch("run", config.name, cwd=first).code == 0
+        shutil.copytree(first / "volume", template)
+        repo.commit({"sub/deep/gone.bin": None, "kept.bin": None})
+        expected = {name: OLD[name] for name in ("changed.bin", "empty", ".gitattributes") if name in tree(template)}
+
+        def problem(nth: int) -> str | None:
+            home = room_of(tmp_path, config)
+            shutil.copytree(template, home / "volume")
+            disk = Disk(home / "volume", lambda call: PowerOff() if (call.kind, call.nth) == ("unlink", nth) else None)
+            disk.datafetch("run", config.name, home=home)
+            run = datafetch("run", config.name, cwd=home)
+            left = tree(home / "volume")
+            where = f"killed before removal {nth}, {disk.calls[-1]}"
+            return None if run.code == 0 and left == expected else f"{where}: {run.code}, {sorted(left)}"
+
+        wrong = problems(problem, range(1, 8))
+    assert not wrong, wrong
