@@ -143,7 +143,7 @@ def test_the_source_tells_what_has_changed_there(hub: Hub, tmp_path: Path) -> No
     datafetch("get", "hf://org/model", "data", cwd=tmp_path, HF_ENDPOINT=hub.url)
     source = ("--source", "hf://org/model")
     before = verify(tmp_path / "data", *source, HF_ENDPOINT=hub.url)
-    repository.commit({"config.json": b"{}", "deep/er/b.txt": None, "new.txt": b"new"})
+    repository.commit({"config.json": b'{"a": 2}\n', "deep/er/b.txt": None, "new.txt": b"new"})
 
     after = verify(tmp_path / "data", *source, HF_ENDPOINT=hub.url)
 
