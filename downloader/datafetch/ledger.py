@@ -95,9 +95,10 @@ class Ledger:
 
     def published_but_not_planned(self) -> Iterator[ManifestFile]:
         """Yield the published files that the new tree does not hold."""
+        column = self._path_column().replace("path", "files.path")
         query = (
-            "SELECT * FROM published WHERE path > ? AND NOT EXISTS "
-            "(SELECT 1 FROM files WHERE coalesce(files.path, name) = published.path) ORDER BY path LIMIT ?"
+            "SELECT * FROM published WHERE path > ? AND NOT EXISTS "  # noqa: S608 - constants
+            f"(SELECT 1 FROM files WHERE {column} = published.path) ORDER BY path LIMIT ?"
         )
         after = ""
         while rows := self._all(query, (after, _BATCH)):
@@ -275,10 +276,7 @@ class Ledger:
         """Yield the files that are whole, by their paths in byte order: what the manifest lists."""
         with self._lock:
             self._write_finished()
-        column = "name"
-        if self._all("SELECT 1 FROM files WHERE path IS NOT NULL LIMIT 1", ()):
-            column = "coalesce(path, name)"
-            self._all("CREATE INDEX IF NOT EXISTS files_by_path ON files (coalesce(path, name))", ())
+        column = self._path_column()
         query = (
             f"SELECT {column} AS final, final_size, identity, final_checksum, modified FROM files "  # noqa: S608 - constants
             f"WHERE final_size IS NOT NULL AND {column} > ? ORDER BY {column} LIMIT ?"
@@ -288,6 +286,13 @@ class Ledger:
             for row in rows:
                 yield ManifestFile(*row)
             after = rows[-1][0]
+
+    def _path_column(self) -> str:
+        """Return the expression for a planned file's path that an index serves."""
+        if not self._all("SELECT 1 FROM files WHERE path IS NOT NULL LIMIT 1", ()):
+            return "name"
+        self._all("CREATE INDEX IF NOT EXISTS files_by_path ON files (coalesce(path, name))", ())
+        return "coalesce(path, name)"
 
     def _all(self, query: str, values: tuple[object, ...]) -> list[Any]:
         with self._refusals(), self._lock:

@@ -1,0 +1,60 @@
+"""A fetch of as many empty files as asked for, from a source that makes them up: prints the process's peak memory in KiB.
+
+    python tests/component/many_files.py COUNT DIRECTORY
+
+A process of its own, because peak memory is one of a process.
+"""
+
+import resource
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from datafetch.engine import run_fetch
+from datafetch.progress import ProgressTracker
+from datafetch.sources import ByteRange, Entry, RangeReader, Source
+from datafetch_api.config import DownloadConfig, DownloadItem
+
+
+class Numbers:
+    """A source of so many empty objects."""
+
+    name = "numbers"
+    resolved_revision = None
+    verifies = "size only"
+    http = None
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def list(self) -> Iterator[Entry]:
+        for number in range(self._count):
+            key = f"shards/{number // 1000:05}/sample-{number:09}.parquet"
+            yield Entry(key, key, 0, f'etag:"{number:032x}"')
+
+    def open(self, entry: Entry, byte_range: ByteRange) -> AbstractContextManager[RangeReader]:
+        raise AssertionError(f"nothing is to be read of the empty {entry.key}, {byte_range}")
+
+    def look_up(self, entry: Entry) -> Entry:
+        return entry
+
+    def close(self) -> None:
+        return
+
+
+def main() -> None:
+    count, directory = int(sys.argv[1]), sys.argv[2]
+    item = {"type": "http", "name": "numbers", "items": [{"url": "http://127.0.0.1:1/"}]}
+    config = DownloadConfig.model_validate({"download_root": directory, "download_items": [item]})
+
+    def opener(item: DownloadItem, stall_timeout: float) -> Source:
+        return Numbers(count)
+
+    outcome = run_fetch(config, observer=ProgressTracker(), cancel=threading.Event(), opener=opener)
+    assert outcome.files == count, outcome
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+if __name__ == "__main__":
+    main()
