@@ -190,6 +190,9 @@ class _Fetch:
         )
         stall_timeout = float(config.transfer.stall_timeout)
         limiter = BandwidthLimiter(config.transfer.bandwidth_limit, sleep=self._stop.wait)
+        for source in sources:
+            if source.http is not None:
+                source.http.transport.limit_receive_buffer(limiter.receive_buffer_bytes)
         self._stalls = StallWatch(stall_timeout)
         context = FetchContext(
             sources=sources, sink=sink, plan=self.plan, scheduler=self._scheduler, observer=observer, limiter=limiter,
@@ -202,7 +205,13 @@ class _Fetch:
         self._lane_seconds = 0.0
         self._lane: Lane | None = None
         if any(source.http is not None for source in sources):
-            self._lane = Lane(self._small_files, silence=stall_timeout, slowest=SLOWEST, most_read=limiter.read_bytes)
+            self._lane = Lane(
+                self._small_files,
+                silence=stall_timeout,
+                slowest=SLOWEST,
+                most_read=limiter.read_bytes,
+                receive_buffer=limiter.receive_buffer_bytes,
+            )
         self._workers = 0
 
     @property

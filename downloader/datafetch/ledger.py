@@ -4,6 +4,7 @@ A scratch database that lives as long as the process: SQLite keeps a few MiB of 
 has no name any more, so that a kill leaves nothing behind. What must outlive a kill is the journal's. Decides nothing.
 """
 
+import errno
 import os
 import sqlite3
 import threading
@@ -302,8 +303,8 @@ class Ledger:
     def _refusals(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if "full" in str(error):
+        except (sqlite3.OperationalError, OSError) as error:
+            if "full" in str(error) or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
                 raise InsufficientSpaceError(
                     "the volume is full: there is no room for the list of files; grow the volume or free some space, "
                     "and run again: what was fetched is kept"
@@ -317,6 +318,7 @@ def _open(directory: str | None) -> sqlite3.Connection:
         path = os.path.join(directory, f"ledger.{os.urandom(6).hex()}")
         # No locks: nobody else sees the file, and network file systems lie about them.
         name = f"file:{quote(path)}?nolock=1"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     database = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
     for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=MEMORY"):
         database.execute(f"PRAGMA {pragma}")

@@ -125,6 +125,11 @@ class SmallFiles:
         """Return the descriptor of the file in the staged tree."""
         return self._context.sink.tree.create(file.path)
 
+    @property
+    def flushes_files_alone(self) -> bool:
+        """Whether each file has to be flushed before it is closed."""
+        return self._context.sink.flushes_files_alone
+
     def full_path(self, file: PlannedFile) -> str:
         """Return where the file is staged, for messages."""
         return self._context.sink.tree.full(file.path)
@@ -228,6 +233,8 @@ class _SmallFile:
         """Verify the file."""
         descriptor, self._descriptor = self._descriptor, -1
         try:
+            if self._work.flushes_files_alone:
+                os.fsync(descriptor)
             os.close(descriptor)
         except OSError as error:
             # A network file system may say only now that the data did not arrive.

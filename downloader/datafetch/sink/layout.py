@@ -369,13 +369,16 @@ class InPlaceLayout:
         *,
         unchanged: bool,  # noqa: ARG002 - the protocol's
     ) -> Published:
-        """Write the manifest, then remove the files that only the last one listed."""
-        self.state.flush()
-        write_manifest(self.state, self._manifest, header, ledger.finished_files())
+        """Remove the files that only the last manifest listed, then write the new one.
+
+        In this order: after a kill the next run still knows of them.
+        """
         for file in ledger.published_but_not_planned():
             if self.take(file, self._root):
                 self._root.remove(file.path)
                 self._root.remove_empty_parents(file.path)
+        self.state.flush()
+        write_manifest(self.state, self._manifest, header, ledger.finished_files())
         return Published(None, "InPlace", header.manifest_digest, header.bytes)
 
 

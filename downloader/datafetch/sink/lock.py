@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from datafetch.errors import DataFetchError, InterruptedByRequestError, SourceUnavailableError
-from datafetch.sink.directory import Directory
+from datafetch.sink.directory import Directory, refusals
 
 LOCK = "lock"
 EPOCHS = "epochs"
@@ -167,7 +167,8 @@ class TargetLock:
             return False
         except OSError:
             # No hard links here: an exclusive create does as well, but may be seen empty for a moment.
-            return self._create_exclusively()
+            with refusals(self._state.full(LOCK)):
+                return self._create_exclusively()
         return True
 
     def _create_exclusively(self) -> bool:

@@ -8,6 +8,7 @@ journals of earlier epochs, and takes it up where it is of exactly the same obje
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeGuard
@@ -24,6 +25,9 @@ from datafetch.sink.writer import FileWriter, checksum_text
 from datafetch.sources import Checksum
 
 FLUSH_SECONDS = 5.0
+_LOOK_SECONDS = 0.25
+_MOST_UNNAMED = 8192
+"""Files that wait for the flush after which they get their names; more are flushed early, so that memory stays flat."""
 
 
 class Sink:
@@ -78,6 +82,7 @@ class Sink:
         recover(self._layout.state, epoch, self.ledger)
         self.tree = self._layout.state.child(f"{EPOCHS}/{epoch}/{TREE}")
         self._journal = Journal(self._layout.state, epoch)
+        self.flushes_files_alone = self._layout.state.flushes_files_alone()
         if self._layout.state.folds_names():
             self.fold = fold_case
         self._flusher = threading.Thread(target=self._flush_often, name="flush", daemon=True)
@@ -201,6 +206,9 @@ class Sink:
             raise self._failure
         with self._mutex:
             whole = self._whole[:]
+        if self.flushes_files_alone:
+            for writer in list(self._writers):
+                writer.flush()
         self._layout.state.flush()
         self._lock.check()
         self._journal.mark_flushed()
@@ -212,12 +220,16 @@ class Sink:
             del self._whole[: len(whole)]
 
     def _flush_often(self) -> None:
-        while not self._stop.wait(FLUSH_SECONDS):
+        flushed = time.monotonic()
+        while not self._stop.wait(_LOOK_SECONDS):
+            if time.monotonic() - flushed < FLUSH_SECONDS and len(self._whole) < _MOST_UNNAMED:
+                continue
             try:
                 self.settle()
             except DataFetchError as error:
                 self._failure = error
                 return
+            flushed = time.monotonic()
 
     def publish(self, spec_hash: str) -> Published:
         """Make the finished tree visible. Raises FencedError where another process has taken over."""

@@ -7,13 +7,12 @@ it follows behind what has arrived, over the page cache, while the rest is still
 import os
 import threading
 
-from datafetch.checksums import Hasher, crc_combine, new_hasher
+from datafetch.checksums import Hasher, combinable, crc_combine, new_hasher
 from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory
 from datafetch.sources import Checksum, ChecksumAlgorithm
 
 _READ_BYTES = 1 << 20
-_COMBINED = frozenset({ChecksumAlgorithm.CRC32, ChecksumAlgorithm.CRC32C})
 
 
 def holds_checksum(directory: Directory, path: str, file: ManifestFile) -> bool:
@@ -42,7 +41,7 @@ class Verification:
 
     def _begin(self, promised: Checksum | None) -> None:
         self.promised = promised
-        self._combines = promised is not None and promised.algorithm in _COMBINED
+        self._combines = promised is not None and combinable(promised.algorithm)
         self._hasher = None if promised is None or self._combines else new_hasher(promised.algorithm, self._size)
         self._hashed = 0
         self._extents: dict[int, int] = {}

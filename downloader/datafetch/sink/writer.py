@@ -105,6 +105,8 @@ class FileWriter:
             self._sink.discard(self)
             raise
         with refusals(self._sink.tree.full(self.file.path)):
+            if self._sink.flushes_files_alone:
+                os.fsync(self._descriptor)
             self.close()  # a network file system may say only now that the data did not arrive
         promised = self._verification.promised if actual is not None else None
         self._sink.add_whole([self._sink.look_at(self.file, promised)])
@@ -116,6 +118,13 @@ class FileWriter:
         self._sink.forget_writer(self)
         if descriptor >= 0:
             os.close(descriptor)
+
+    def flush(self) -> None:
+        """Bring to the disk what was written so far."""
+        with self._lock:
+            if self._descriptor >= 0:
+                with refusals(self._sink.tree.full(self.file.path)):
+                    os.fsync(self._descriptor)
 
     def close_quietly(self) -> None:
         """Close a file that does not count."""

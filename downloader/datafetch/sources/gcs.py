@@ -54,6 +54,8 @@ _UNDATED_TOKEN_SECONDS = 60.0
 # For its traces, the SDK asks for the metadata of each bucket besides: one more request, one more right.
 os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
 _SDK_ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, requests.RequestException)
+_NO_LISTING = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
+"""What the SDK raises where an answer is not what it takes it for."""
 
 
 class GCSSource:
@@ -181,6 +183,8 @@ class GCSSource:
             list(self._client.list_blobs(bucket, prefix=key, max_results=1, fields=_LISTED, **self._options))
         except _SDK_ERRORS as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
+        except _NO_LISTING:
+            raise _no_listing(bucket) from None
         return None
 
     def _scan(self, bucket: str, prefix: str) -> Iterator[Entry]:
@@ -189,6 +193,8 @@ class GCSSource:
                 yield _entry(found)
         except _SDK_ERRORS as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
+        except _NO_LISTING:
+            raise _no_listing(bucket) from None
 
     def _explain_missing(self, entry: Entry, error: SourceNotFoundError) -> DataFetchError:
         """Return what the missing generation means: the object was replaced, or it is gone."""
@@ -309,3 +315,9 @@ def _classify(refusal: Refusal) -> DataFetchError:
     if refusal.status == 404 and "bucket" in refusal.message:
         return SourceNotFoundError(f"{place}; check the bucket's name")
     return classify(refusal)
+
+
+def _no_listing(bucket: str) -> SourceUnavailableError:
+    return SourceUnavailableError(
+        f"bucket {bucket!r} was answered for with something that is no listing; check the endpoint"
+    )

@@ -120,12 +120,25 @@ class _Line:
 
 
 class Lane:
-    """The loop. `silence` is the seconds that a connection may bring less than `slowest` bytes a second."""
+    """The loop.
 
-    def __init__(self, work: LaneWork, *, silence: float, slowest: int, most_read: int | None = None) -> None:
+    `silence` is the seconds that a connection may bring nothing, or less than `slowest` bytes a second. `most_read` and
+    `receive_buffer` are the bytes that one read may ask for and the kernel may take ahead, under a bandwidth limit.
+    """
+
+    def __init__(
+        self,
+        work: LaneWork,
+        *,
+        silence: float,
+        slowest: int,
+        most_read: int | None = None,
+        receive_buffer: int | None = None,
+    ) -> None:
         self._work = work
         self._silence = silence
         self._slowest = slowest
+        self._receive_buffer = receive_buffer
         self._buffer = memoryview(bytearray(min(_BUFFER_BYTES, most_read or _BUFFER_BYTES)))
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -194,6 +207,8 @@ class Lane:
             exchange.fail(error)
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         line = _Line(sock, destination, exchange, self._now)
         self._lines[sock.fileno()] = line
         self._active += 1
