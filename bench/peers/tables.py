@@ -10,6 +10,8 @@ from .results import Measurement
 from .shapes import SHAPES
 from .tampering import Noticed
 
+FULL_RUNS = 7
+"""Of datafetch, in a cell of a full benchmark."""
 _MEMORY_GOAL = 150 * 2**20
 _TRIED = (
     "Tried: one byte of an object is changed on the server's disk, size and ETag stay. Does the client fail? Objects "
@@ -130,7 +132,7 @@ def text(table: Sequence[Sequence[str]]) -> str:
 def markdown(measurements: Sequence[Measurement], noticed: Noticed) -> str:
     """Return the part of docs/performance.md that is between the markers."""
     ordered = sorted(measurements, key=_order)
-    parts = [_provenance(ordered), "### Goals", _goals(ordered)]
+    parts = [_provenance(ordered), *_short(ordered), "### Goals", _goals(ordered)]
     for title, chosen in _groups(ordered):
         parts.append(f"### {title}")
         for measured in chosen:
@@ -184,6 +186,12 @@ def _provenance(measurements: Sequence[Measurement]) -> str:
             f"before each cell {min(loads):.1f} to {max(loads):.1f}. {versions}."
         )
     return "\n\n".join(lines)
+
+
+def _short(measurements: Sequence[Measurement]) -> list[str]:
+    """Say which cells are no measurement to rely on: of fewer runs than a full benchmark's."""
+    short = [one.cell.name for one in measurements if len(one.clients.get(US, Runs()).samples) < FULL_RUNS]
+    return [f"**Short runs, not to be relied on:** {', '.join(short)}."] if short else []
 
 
 def _goals(measurements: Sequence[Measurement]) -> str:

@@ -161,6 +161,13 @@ def test_a_missed_goal_is_named() -> None:
     assert "| large/nginx/http/tmpfs | 0.95 | 0.9 | 0.95 | 0.9 | 200 | wall, CPU, memory |" in missed
 
 
+def test_short_runs_are_called_so() -> None:
+    short = tables.markdown([measured(CELL, datafetch=runs(1.0), s5cmd=runs(1.0))], {})
+    full = tables.markdown([measured(CELL, datafetch=runs(1.0, 7), s5cmd=runs(1.0))], {})
+    assert "not to be relied on:** large/nginx/http/loopback/tmpfs." in short
+    assert "not to be relied on" not in full
+
+
 def test_the_goal_for_processor_time_counts_without_hashing() -> None:
     found = tables.markdown([measured(CELL, 0.5, datafetch=runs(0.8, cpu=1.3), s5cmd=runs(1.0))], {})
     assert "| 0.80 | 0.9 | 0.80 | 0.9 | 100 |  |" in found
