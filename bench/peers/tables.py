@@ -12,6 +12,8 @@ from .tampering import Noticed
 
 FULL_RUNS = 7
 """Of datafetch, in a cell of a full benchmark."""
+_LIMIT_GOAL = 1.2
+"""Times the limit's CPU, on large files."""
 _MEMORY_GOAL = 150 * 2**20
 _TRIED = (
     "Tried: one byte of an object is changed on the server's disk, size and ETag stay. Does the client fail? Objects "
@@ -182,7 +184,7 @@ def _provenance(measurements: Sequence[Measurement]) -> str:
         commits = ", ".join(sorted({measured.commit for measured in chosen}))
         loads = [measured.load for measured in chosen]
         lines.append(
-            f"Measured {dates[0]} to {dates[-1]}, {len(chosen)} cells, commit {commits}, on {machine}; load average "
+            f"Cells: {len(chosen)}; first measured {dates[0]}, last {dates[-1]}; commit {commits}; {machine}; load average "
             f"before each cell {min(loads):.1f} to {max(loads):.1f}. {versions}."
         )
     return "\n\n".join(lines)
@@ -206,6 +208,7 @@ def _goals(measurements: Sequence[Measurement]) -> str:
         missed = [
             *(["wall"] if ours.wall / wall > wanted.wall else []),
             *(["CPU"] if wanted.cpu is not None and ours.bare_cpu / cpu > wanted.cpu else []),
+            *(["CPU of the limit"] if _exceeds_limit(measured.cell, ours, found) else []),
             *(["memory"] if ours.memory > _MEMORY_GOAL else []),
         ]
         table.append(
@@ -220,6 +223,12 @@ def _goals(measurements: Sequence[Measurement]) -> str:
             )
         )
     return _markdown_table(table)
+
+
+def _exceeds_limit(cell: Cell, ours: Row, found: Sequence[Row]) -> bool:
+    limit = next((row.cpu for row in found if row.name == LIMIT), None)
+    counts = cell.shape == "large" and cell.target == "tmpfs" and limit is not None
+    return counts and ours.bare_cpu > _LIMIT_GOAL * (limit or 0.0)
 
 
 def _client_rows() -> list[tuple[str, ...]]:

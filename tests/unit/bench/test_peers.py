@@ -157,6 +157,8 @@ def test_ratios_are_to_the_best_peer_and_not_to_the_limit() -> None:
 def test_a_missed_goal_is_named() -> None:
     met = tables.markdown([measured(CELL, datafetch=runs(0.8, cpu=0.8), s5cmd=runs(1.0))], {})
     missed = tables.markdown([measured(CELL, datafetch=runs(0.95, cpu=0.95, memory=200 * MIB), s5cmd=runs(1.0))], {})
+    beyond = measured(CELL, datafetch=runs(0.8, cpu=0.8), s5cmd=runs(1.0), limit=runs(0.7, cpu=0.6))
+    assert "| 100 | CPU of the limit |" in tables.markdown([beyond], {})
     assert "| large/nginx/http/tmpfs | 0.80 | 0.9 | 0.80 | 0.9 | 100 |  |" in met
     assert "| large/nginx/http/tmpfs | 0.95 | 0.9 | 0.95 | 0.9 | 200 | wall, CPU, memory |" in missed
 
