@@ -213,7 +213,7 @@ class Managed(ConfigModel):
 class TransferSettings(ConfigModel):
     """How the data is brought; limits are of the whole run."""
 
-    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 64
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 256
     """Most open requests at a time."""
     bandwidth_limit: Annotated[int, Field(ge=1)] | None = None
     """Most bytes per second."""

@@ -367,7 +367,7 @@ class Target(ApiModel):
 class Transfer(ApiModel):
     """How the data is brought."""
 
-    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 64
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 256
     """Most requests that are open at a time."""
     bandwidth_limit: Bytes | None = None
     """Most bytes per second of the whole fetch, for example 200Mi. Default: no limit."""

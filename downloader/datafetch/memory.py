@@ -15,7 +15,7 @@ _VERSION_2 = ("memory.max", "memory.high")
 """Above the first a process is killed; above the second it is slowed down until it is below."""
 _UNLIMITED = 1 << 60
 """What version 1 says where there is no limit is above this."""
-DEFAULT_BUDGET = 512 << 20
+DEFAULT_BUDGET = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)

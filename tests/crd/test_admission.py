@@ -49,7 +49,7 @@ def test_the_server_fills_in_the_defaults(fetches: Fetches) -> None:
             },
             "keepRevisions": 1,
         },
-        "transfer": {"maxConcurrency": 64, "stallTimeout": "60s", "verify": "Identity"},
+        "transfer": {"maxConcurrency": 256, "stallTimeout": "60s", "verify": "Identity"},
         "job": {"backoffLimit": 6},
         "suspend": False,
     }

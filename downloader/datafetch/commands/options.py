@@ -153,7 +153,7 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         "--max-workers",
         metavar="N",
         type=worker_count,
-        help="most requests at a time, of all sources; how many of them pay is found by measuring (default: 64)",
+        help="most requests at a time, of all sources; how many of them pay is found by measuring (default: 256)",
     )
     group.add_argument(
         "--verify",
