@@ -273,9 +273,9 @@ class Concurrency:
         self._episode.ended += requests
         if self._is_refused(throttled, requests, busy) or self._is_losing(seconds, lost):
             return self._level
-        self._creep(seconds, busy)
-        if self._is_free(busy) or busy > self._level:
+        if busy < self._level - self._level // 8 or busy > self._level:
             return self._level  # not used in full, or requests of a higher level are still under way
+        self._creep(seconds)
         self._here.add(seconds, work, requests)
         if self._growing:
             self._grow(cpu_share)
@@ -284,9 +284,6 @@ class Concurrency:
         else:
             self._begin_try(seconds, work / seconds, cpu_share)
         return self._level
-
-    def _is_free(self, busy: int) -> bool:
-        return busy < self._level - self._level // 8
 
     # --- what the source refuses, and what breaks ---
 
@@ -332,9 +329,9 @@ class Concurrency:
         self._base, self._rest = None, _REST_AFTER_REFUSAL
         self._move(level)
 
-    def _creep(self, seconds: float, busy: int) -> None:
+    def _creep(self, seconds: float) -> None:
         """Ask for a little more than what the source bore, in case it bears more by now."""
-        if self._ceiling >= self._most or self._level < self._ceiling or self._base is not None or self._is_free(busy):
+        if self._ceiling >= self._most or self._level < self._ceiling or self._base is not None:
             return
         self._creep_rest -= seconds
         if self._creep_rest > 0:

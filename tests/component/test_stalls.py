@@ -116,6 +116,16 @@ def test_many_that_are_stuck_at_once_cost_one_timeout_together(server: DrippingS
     assert STALL_TIMEOUT <= time.monotonic() - started <= 6 + 3 * STALL_TIMEOUT
 
 
+def test_the_same_file_may_be_stuck_twice_in_a_row(server: DrippingServer, tmp_path: Path) -> None:
+    silent_in_the_middle(server, "/small-00.bin", 2)
+
+    run = fetch(server, tmp_path, ["small-00.bin"])
+
+    assert run.code == 0, run.stderr
+    assert tree(tmp_path / "data") == {"small-00.bin": FILES["small-00.bin"]}
+    assert len(server.traffic.select("GET", "/small-00.bin")) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "misbehave"),
     [

@@ -192,9 +192,14 @@ def test_it_follows_a_link_that_grows_and_shrinks(seed: int) -> None:
 
 def test_a_level_that_nobody_used_teaches_nothing() -> None:
     concurrency = Concurrency(64)
-    for _ in range(50):
-        concurrency.tick(0.1, 1e6, 10, busy=1)
-    assert concurrency.level == START_LEVEL
+    assert {concurrency.tick(0.1, 1e6, 10, busy=1) for _ in range(50)} == {START_LEVEL}
+
+
+def test_as_long_as_requests_of_a_higher_level_are_under_way_nothing_is_learnt() -> None:
+    concurrency = Concurrency(64, 16)
+    fallen = concurrency.tick(0.1, 1e6, 10, busy=16, throttled=4)
+    assert fallen < 16
+    assert {concurrency.tick(0.1, 1e6, 10, busy=16) for _ in range(100)} == {fallen}
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
