@@ -184,8 +184,8 @@ def _provenance(measurements: Sequence[Measurement]) -> str:
         commits = ", ".join(sorted({measured.commit for measured in chosen}))
         loads = [measured.load for measured in chosen]
         lines.append(
-            f"Cells: {len(chosen)}; first measured {dates[0]}, last {dates[-1]}; commit {commits}; {machine}; load average "
-            f"before each cell {min(loads):.1f} to {max(loads):.1f}. {versions}."
+            f"Cells: {len(chosen)}; first measured {dates[0]}, last {dates[-1]}; commit {commits}; {machine}; load "
+            f"average before each cell {min(loads):.1f} to {max(loads):.1f}. {versions}."
         )
     return "\n\n".join(lines)
 
