@@ -1,4 +1,4 @@
-"""A fetch of as many empty files as asked for, from a source that makes them up: prints the process's peak memory in KiB.
+"""A fetch of as many empty files as asked for, from a source that makes them up: prints its peak memory in KiB.
 
     python tests/component/many_files.py COUNT DIRECTORY
 
