@@ -8,8 +8,8 @@ import contextlib
 import re
 import socket
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sized
+from typing import NamedTuple
 
 from datafetch.transport.tls import TlsLayer
 
@@ -17,9 +17,17 @@ _BUFFER_BYTES = 32 * 1024
 """Holds a head and, in the same system call, the whole of a small object; a longer head is refused."""
 _TICK_SECONDS = 1.0
 """How long one receive waits for a full buffer before it hands over what has come."""
+_CONTROLS = bytes([*range(0x20), 0x7F])
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 _MOST_INTERIM = 16
 """Interim answers (1xx) before the answer itself; a server that sends more never comes to it."""
+_MOST_KNOWN = 512
+_LONGEST_KNOWN = 100
+"""Status lines and header names that are remembered, and their most characters."""
+_known_status_lines: dict[str, tuple[str, int, str]] = {}
+"""Each with its minor version, status and reason."""
+_known_names: dict[str, str] = {}
+"""Header names as servers write them, and in lower case."""
 _NO_BODY = frozenset({204, 304})
 
 
@@ -27,8 +35,7 @@ class ProtocolError(Exception):
     """The server's answer is not HTTP/1.1 as RFC 9112 has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Status line and headers; header names in lower case, repeated ones joined by commas."""
 
     status: int
@@ -37,14 +44,33 @@ class Head:
     keep_alive: bool
 
 
-def render_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
-    """Return a request's head. Raises ValueError where a value holds control characters."""
-    lines = [f"{method} {target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    for line in lines:
-        if _UNSAFE.search(line):
-            raise ValueError(f"control character in the request's {line.partition(':')[0]!r}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "strict")
+def render_head(method: str, target: str, headers: Mapping[str, str], fixed: str = "") -> bytes:
+    """Return a request's head. `fixed` holds header lines that `render_fields` has made.
+
+    Raises ValueError where a value holds control characters.
+    """
+    data = f"{method} {target} HTTP/1.1\r\n{fixed}{_join(headers)}\r\n".encode("latin-1")
+    # Of our own are only the ends of the lines: the request's, each header's, and the blank one.
+    ends = 2 * (2 + fixed.count("\n") + len(headers))
+    if len(data) - len(data.translate(None, _CONTROLS)) != ends:
+        _refuse_controls({method: target, **headers})
+    return data
+
+
+def render_fields(headers: Mapping[str, str]) -> str:
+    """Return header lines that go with many requests. Raises ValueError where a value holds control characters."""
+    _refuse_controls(headers)
+    return _join(headers)
+
+
+def _join(headers: Mapping[str, str]) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+
+
+def _refuse_controls(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if _UNSAFE.search(name) or _UNSAFE.search(value):
+            raise ValueError(f"control character in the request's {name!r}")
 
 
 class Connection:
@@ -254,21 +280,58 @@ def _timeval(seconds: float) -> bytes:
 
 
 def parse_head(data: bytes) -> Head:
-    """Return an answer's head from its bytes, the blank line included. Raises ProtocolError."""
-    lines = data[:-4].decode("latin-1").split("\r\n")
+    """Return an answer's head from its bytes, the blank line included. Raises ProtocolError.
+
+    Small objects come by tens of thousands: a head whose lines all begin in a known way is taken apart in one pass, and
+    what is new, empty or repeated in it is left to `parse_any_head`.
+    """
+    text = data.decode("latin-1")
+    lines = text.split("\r\n")
+    known = _known_names
+    headers: dict[str, str] = {}
+    try:
+        version, status, reason = _known_status_lines[lines[0]]
+        for line in lines[1:-2]:
+            name, _, value = line.partition(": ")
+            headers[known[name]] = value.strip()
+    except KeyError:
+        return parse_any_head(text)
+    # No value: the line may have had no colon. Fewer headers than lines: one is there twice.
+    if "" in headers.values() or len(headers) != len(lines) - 3:
+        return parse_any_head(text)
+    connection = headers.get("connection")
+    return Head(status, reason, headers, version == "1" if connection is None else _keeps_alive(version, connection))
+
+
+def parse_any_head(text: str) -> Head:
+    """Return a head from its text, line by line, and remember what its lines begin with. Raises ProtocolError."""
+    lines = text[:-4].split("\r\n")
     match = re.fullmatch(r"HTTP/1\.([01]) (\d{3})(?: (.*))?", lines[0])
     if match is None:
         raise ProtocolError("the answer does not begin with an HTTP/1.1 status line")
+    version, status, reason = match[1], int(match[2]), match[3] or ""
+    if _has_room(_known_status_lines, lines[0]):
+        _known_status_lines[lines[0]] = version, status, reason
     headers: dict[str, str] = {}
     for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon or name != name.strip():
+        given, colon, value = line.partition(":")
+        if not colon or not given or given != given.strip():
             raise ProtocolError("a header line has no name")
-        name, value = name.lower(), value.strip()
+        name, value = given.lower(), value.strip()
+        if _has_room(_known_names, given):
+            _known_names[given] = name
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    connection = headers.get("connection", "").lower()
-    keep_alive = "close" not in connection and (match[1] == "1" or "keep-alive" in connection)
-    return Head(int(match[2]), match[3] or "", headers, keep_alive)
+    return Head(status, reason, headers, _keeps_alive(version, headers.get("connection", "")))
+
+
+def _has_room(known: Sized, line: str) -> bool:
+    """Return whether a line may be remembered: what servers make up stays bounded."""
+    return len(known) < _MOST_KNOWN and len(line) <= _LONGEST_KNOWN
+
+
+def _keeps_alive(version: str, connection: str) -> bool:
+    connection = connection.lower()
+    return "close" not in connection and (version == "1" or "keep-alive" in connection)
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:

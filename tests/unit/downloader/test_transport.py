@@ -310,6 +310,9 @@ def test_broken_chunks_are_errors(body: bytes) -> None:
     [
         b"SSH-2.0-OpenSSH\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: 1\r\n folded: 2\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX : 1\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n: 1\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -374,9 +377,9 @@ def test_more_than_was_listed_in_chunks_is_another_object(head: str, start: int,
 
 
 def test_an_object_that_was_listed_as_empty_is_empty() -> None:
-    with answered(b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", None) as raw, transport() as client:
-        with pytest.raises(SourceChangedError):
-            fetch(client, raw.url, 0, 0, Pin(0))
+    raw = answered(b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", None)
+    with raw, transport() as client, pytest.raises(SourceChangedError):
+        fetch(client, raw.url, 0, 0, Pin(0))
 
 
 def test_the_beginning_of_an_object_in_chunks_may_be_all_that_is_read() -> None:
