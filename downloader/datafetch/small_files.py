@@ -54,12 +54,13 @@ class SmallFiles:
     @property
     def level(self) -> int:
         """Exchanges that may be under way now: one that waits to be asked again keeps its place."""
-        return self._level() - len(self._later)
+        return self._level() - self.waiting
 
     @property
     def waiting(self) -> int:
-        """Exchanges that wait to be asked again."""
-        return len(self._later)
+        """Exchanges that wait to be asked again, and keep their place; one whose time has come is as good as new."""
+        now = time.monotonic()
+        return sum(due > now for due, _, _ in self._later) if self._later else 0
 
     @property
     def is_over(self) -> bool:
