@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from datafetch import __version__
@@ -22,7 +22,7 @@ from datafetch.errors import (
     StalledError,
 )
 from datafetch.sources import ByteRange, Checksum
-from datafetch.transport.connection import Body, Connection, Head, ProtocolError, render_head
+from datafetch.transport.connection import Body, Connection, Head, ProtocolError, render_fields, render_head
 from datafetch.transport.pool import Destination, ForbiddenRedirectError, Pool, ProxyRefusedError
 from datafetch.transport.refusals import Classify, Refusal, classify, code_and_message
 from datafetch_api.uris import redact_uri
@@ -40,6 +40,7 @@ class Request:
     url: str
     """Percent-encoded as it goes over the wire."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Host and User-Agent are the transport's own."""
     credential_headers: Mapping[str, str] = field(default_factory=dict)
     """Headers that only this host may see: a redirect to another one goes without them."""
     method: str = "GET"
@@ -89,7 +90,7 @@ class Transport:
         self._stored_encodings = stored_encodings
         self._classify = classify
         self._pool = Pool(silence=stall_timeout, ca_file=ca_file)
-        self._destinations: dict[str, Destination] = {}
+        self._ways: dict[str, _Way] = {}
         """By scheme and authority: most requests go to few."""
 
     def limit_receive_buffer(self, size: int | None) -> None:
@@ -128,8 +129,8 @@ class Transport:
     def address(self, request: Request) -> tuple[Destination, bytes]:
         """Return where a request for a whole object goes, and its head, for who sends it himself."""
         origin, target = _divide(request.url)
-        destination = self._destination(request.url, origin)
-        return destination, _render(request, target, destination, {})
+        way = self._way(request.url, origin)
+        return way.destination, _render(request, target, way, {})
 
     def brings_whole(self, head: Head, pin: Pin) -> bool:
         """Say whether an answer's head is the plain one: the whole of exactly the pinned object, in one piece.
@@ -166,13 +167,13 @@ class Transport:
         """Close every connection; reads that are under way fail."""
         self._pool.close()
 
-    def _destination(self, url: str, origin: str) -> Destination:
-        destination = self._destinations.get(origin)
-        if destination is None:
+    def _way(self, url: str, origin: str) -> "_Way":
+        way = self._ways.get(origin)
+        if way is None:
             parts = _split(url)
-            destination = self._pool.destination(parts.scheme, parts.hostname or "", parts.port)
-            self._destinations[origin] = destination
-        return destination
+            way = _way_to(self._pool.destination(parts.scheme, parts.hostname or "", parts.port), url)
+            self._ways[origin] = way
+        return way
 
     def _begin(self, exchange: "_Exchange", byte_range: ByteRange, pin: Pin) -> "RangeBody":
         head = exchange.head
@@ -246,8 +247,9 @@ class Transport:
 
     def _exchange(self, request: Request, range_header: Mapping[str, str], sender: str | None) -> "_Exchange":
         origin, target = _divide(request.url)
-        destination = self._destination(request.url, origin)
-        head = _render(request, target, destination, range_header)
+        way = self._way(request.url, origin)
+        destination = way.destination
+        head = _render(request, target, way, range_header)
         try:
             connection, answer = self._send(destination, head, sender)
         except (OSError, ProtocolError, ProxyRefusedError) as error:
@@ -303,6 +305,16 @@ class Transport:
             ) from None
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceUnavailableError(f"{place} cannot be read: {self._secrets.redact(str(reason))}") from None
+
+
+class _Way(NamedTuple):
+    """What all requests to one host have in common."""
+
+    destination: Destination
+    before_target: str
+    """What comes before the path in the request's first line: a plain proxy is told scheme and host there."""
+    fields: str
+    """Header lines."""
 
 
 class RangeBody:
@@ -448,22 +460,25 @@ def _divide(url: str) -> tuple[str, str]:
     return f"{scheme}://{authority}", "/" + path
 
 
-def _render(request: Request, target: str, destination: Destination, range_header: Mapping[str, str]) -> bytes:
-    headers = {
-        "Host": destination.authority,
-        "User-Agent": _USER_AGENT,
-        "Accept-Encoding": "identity",
-        **range_header,
-        **request.headers,
-        **request.credential_headers,
-    }
+def _way_to(destination: Destination, url: str) -> _Way:
+    fields = {"Host": destination.authority, "User-Agent": _USER_AGENT}
+    before_target = ""
     if destination.proxy and destination.scheme == "http":
-        target = f"http://{destination.authority}{target}"
-        headers |= destination.proxy.headers
+        before_target = f"http://{destination.authority}"
+        fields.update(destination.proxy.headers)
+    try:
+        return _Way(destination, before_target, render_fields(fields))
+    except ValueError as error:
+        raise InvalidConfigError(f"{redact_uri(url)}: {error}") from None
+
+
+def _render(request: Request, target: str, way: _Way, range_header: Mapping[str, str]) -> bytes:
+    headers = {"Accept-Encoding": "identity", **range_header, **request.headers, **request.credential_headers}
+    target = way.before_target + target
     if " " in target:
         raise InvalidConfigError(f"{redact_uri(request.url)!r} holds a space; write it as %20")
     try:
-        return render_head(request.method, target, headers)
+        return render_head(request.method, target, headers, way.fields)
     except ValueError as error:
         raise InvalidConfigError(f"{redact_uri(request.url)}: {error}") from None
 
