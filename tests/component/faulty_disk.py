@@ -33,7 +33,7 @@ class Call:
     """Counted from 1 over those of its kind."""
     name: str
     kind: str
-    """One of `seccomp.KINDS`."""
+    """One of `seccomp.KINDS`; `reopen` for opening a file that is there already, which needs no room."""
     path: str
     """Below the volume, `.` the volume itself. Of a rename or link: the old name."""
     to: str | None = None
@@ -206,8 +206,9 @@ class _Supervisor:
         harmless = syscall.kind in {"open", "close"} and not self._writes(notification)
         if harmless or not any(self._below(path) for path in (paths[0], target)):
             return None, target
-        self._counts[syscall.kind] += 1
-        call = Call(len(self._disk.calls) + 1, self._counts[syscall.kind], syscall.name, syscall.kind, "")
+        kind = "reopen" if syscall.kind == "open" and os.path.lexists(target) else syscall.kind
+        self._counts[kind] += 1
+        call = Call(len(self._disk.calls) + 1, self._counts[kind], syscall.name, kind, "")
         call.path = os.path.relpath(target, self._root)
         if syscall.kind in {"rename", "link"}:
             call.to = os.path.relpath(paths[1], self._root)
