@@ -133,6 +133,9 @@ def main() -> NoReturn:
         process.catch_signals()
         code = _run(process)
     _close_standard_output()
+    # All is said: a signal that comes while the interpreter ends must not turn success into death by signal.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
