@@ -46,9 +46,12 @@ class Proxy:
     headers: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Destination:
-    """Where requests go; connections are shared among those with the same one."""
+    """Where requests go; connections are shared among those with the same one.
+
+    Made by a pool, and the same only as itself: another source may trust other certificates for the same host.
+    """
 
     scheme: str
     host: str
@@ -77,15 +80,18 @@ class Pool:
         self._busy: set[Connection] = set()
         self._closed = False
         self._context: ssl.SSLContext | None = None
-        self._proxies: dict[tuple[str, str, int], Proxy | None] = {}
+        self._destinations: dict[tuple[str, str, int], Destination] = {}
 
     def destination(self, scheme: str, host: str, port: int | None) -> Destination:
         """Return the destination of requests to a host, by way of the proxy that the environment names for it."""
         port = port or _default_port(scheme)
         place = (scheme, host, port)
-        if place not in self._proxies:
-            self._proxies[place] = proxy_for(scheme, host, port, self._environment)
-        return Destination(scheme, host, port, self._proxies[place])
+        with self._lock:
+            found = self._destinations.get(place)
+            if found is None:
+                proxy = proxy_for(scheme, host, port, self._environment)
+                found = self._destinations[place] = Destination(scheme, host, port, proxy)
+            return found
 
     def take(self, destination: Destination, *, sender: str | None = None, fresh: bool = False) -> Connection:
         """Return a connection for one request: an idle one, unless `fresh`, or a new one.
