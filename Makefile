@@ -74,6 +74,12 @@ chaos: .venv-downloader/.ready storage-servers ## Ends at random moments, rivals
 	$(DOWNLOADER)/python -m pytest -n 4 tests/chaos --chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(TEST),-k $(TEST),--report docs/reliability.md)
 
+.PHONY: chaos-disk
+chaos-disk: .venv-downloader/.ready storage-servers ## Every call of a fetch fails once, and the power goes at every one; thousands of keys. Longer than chaos
+	DATAFETCH_KEY_EXAMPLES=3000 $(DOWNLOADER)/python -m pytest tests/unit/downloader/test_keys_properties.py
+	$(DOWNLOADER)/python -m pytest --chaos tests/chaos/conftest.py tests/component/test_write_faults.py \
+	  tests/component/test_power_loss.py tests/component/test_durability.py tests/component/test_real_disks.py
+
 .PHONY: crd
 crd: .venv-operator/.ready cluster-up ## The CRD against a real API server
 	$(OPERATOR)/python -m pytest tests/crd
