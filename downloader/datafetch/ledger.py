@@ -21,6 +21,7 @@ _CACHE_KIB = 4096
 _STREAM_BITS = 40
 """An id is the file's stream (source and kind) and its number in it: a stream is read in the order of its ids."""
 _BATCH = 512
+_PAGE_BYTES = 4096
 _KINDS = len(Kind)
 _SCHEMA = """
 CREATE TABLE files (
@@ -58,6 +59,7 @@ class Ledger:
 
     def __init__(self, directory: str | None = None) -> None:
         self._lock = threading.RLock()
+        self._directory = directory
         with self._refusals():
             self._database = _open(directory)
         self._next: dict[tuple[int, Kind], int] = {}
@@ -304,7 +306,7 @@ class Ledger:
         try:
             yield
         except (sqlite3.OperationalError, OSError) as error:
-            if "full" in str(error) or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
+            if "full" in str(error) or _is_full(self._directory, error):
                 raise InsufficientSpaceError(
                     "the volume is full: there is no room for the list of files; grow the volume or free some space, "
                     "and run again: what was fetched is kept"
@@ -317,7 +319,7 @@ def _open(directory: str | None) -> sqlite3.Connection:
     if directory is not None:
         path = os.path.join(directory, f"ledger.{os.urandom(6).hex()}")
         # No locks: nobody else sees the file, and network file systems lie about them.
-        name = f"file:{quote(path)}?nolock=1"
+        name = f"file:{quote(path)}?nolock=1&mode=rw"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     database = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
     for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=MEMORY"):
@@ -330,6 +332,22 @@ def _open(directory: str | None) -> sqlite3.Connection:
     for statement in _SCHEMA.split(";"):
         database.execute(statement)
     return database
+
+
+def _is_full(directory: str | None, error: Exception) -> bool:
+    """Say whether there is no room for an error's reason; SQLite mostly tells that something failed, not why."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if directory is None:
+        return False
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"\0" * _PAGE_BYTES)
+    except OSError as refused:
+        return refused.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
 
 
 def _first_id(source_index: int, kind: Kind) -> int:
