@@ -183,7 +183,7 @@ class _Fetch:
         self._free = sink.free_bytes()
         self.plan = Plan(sink.ledger, [source.name for source in sources], sink.fold)
         affordable = max(1, buffer_budget(memory_limit()) // BUFFER_BYTES)
-        self._ranges = _Pace(Concurrency(min(most, affordable), start=2), Meter())
+        self._ranges = _Pace(Concurrency(min(most, affordable), start=2, growth=4), Meter())
         self._small = _Pace(Concurrency(most, start=16, growth=4), Meter())
         self._scheduler: Scheduler[FileWriter] = Scheduler(
             self._ranges.concurrency.level, self.plan.next_files, self._wake_lane
