@@ -41,6 +41,8 @@ _OPEN_FILES = 4096
 LISTING_GRACE_SECONDS = 5.0
 """How long the listing is awaited before the first byte; a longer one overlaps with the transfer."""
 _LONGEST_BATCH = 512
+_SMALL_EXCHANGE_BYTES = 256 << 10
+"""What a small file's connection may hold: the kernel's buffers of sockets count against the cgroup's limit too."""
 _FAREWELL_SECONDS = 1.0
 """How long a fetch that ends early waits for its workers."""
 
@@ -182,9 +184,11 @@ class _Fetch:
         self._summaries: dict[int, SourceSummary] = {}
         self._free = sink.free_bytes()
         self.plan = Plan(sink.ledger, [source.name for source in sources], sink.fold)
-        affordable = max(1, buffer_budget(memory_limit()) // BUFFER_BYTES)
-        self._ranges = _Pace(Concurrency(min(most, affordable), start=2, growth=4), Meter())
-        self._small = _Pace(Concurrency(most, start=16, growth=4), Meter())
+        budget = buffer_budget(memory_limit())
+        self._ranges = _Pace(Concurrency(min(most, max(1, budget // BUFFER_BYTES)), start=2, growth=4), Meter())
+        self._small = _Pace(
+            Concurrency(min(most, max(1, budget // _SMALL_EXCHANGE_BYTES)), start=16, growth=4), Meter()
+        )
         self._scheduler: Scheduler[FileWriter] = Scheduler(
             self._ranges.concurrency.level, self.plan.next_files, self._wake_lane
         )
