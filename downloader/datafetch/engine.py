@@ -207,6 +207,7 @@ class _Fetch:
             context, self._transfers, self._small.meter, lambda: self._small.concurrency.level
         )
         self._lane_seconds = 0.0
+        self._lane_started = False
         self._lane: Lane | None = None
         if any(source.http is not None for source in sources):
             self._lane = Lane(
@@ -235,6 +236,8 @@ class _Fetch:
             deadline = time.monotonic() + _FAREWELL_SECONDS
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
+            if self._lane is not None and not self._lane_started:
+                self._lane.close()
             self._sink.in_use = any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> tuple[SourceSummary, ...]:
@@ -244,6 +247,7 @@ class _Fetch:
         self._await_listing()
         self._observer.stage(Stage.FETCHING)
         if self._lane is not None:
+            self._lane_started = True
             self._start("small-files", self._lane.run)
         ticked = time.monotonic()
         while True:

@@ -179,7 +179,7 @@ class Lane:
                     time.sleep(pause)
                 self._sweep(pause)
         finally:
-            self._close()
+            self.close()
 
     def _start_more(self) -> None:
         while self._active < self._work.level and (exchange := self._work.next()) is not None:
@@ -215,6 +215,7 @@ class Lane:
         refused = sock.connect_ex(address)
         if refused not in (0, errno.EINPROGRESS):
             self._poll.register(sock, 0)
+            self._try_next_address(destination)
             self._break(line, OSError(refused, os.strerror(refused)))
             return
         self._poll.register(sock, select.EPOLLOUT)
@@ -225,6 +226,11 @@ class Lane:
             found = socket.getaddrinfo(destination.host, destination.port, type=socket.SOCK_STREAM)
             addresses = self._addresses[destination] = [(family, address) for family, _, _, _, address in found]
         return addresses
+
+    def _try_next_address(self, destination: Destination) -> None:
+        """Let the next connection take the next of the host's addresses."""
+        addresses = self._addresses[destination]
+        addresses.append(addresses.pop(0))
 
     def _serve(self, line: _Line) -> None:
         try:
@@ -242,9 +248,7 @@ class Lane:
     def _finish_connecting(self, line: _Line) -> None:
         refused = line.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if refused:
-            # The next try takes the next of the host's addresses.
-            addresses = self._addresses[line.destination]
-            addresses.append(addresses.pop(0))
+            self._try_next_address(line.destination)
             raise OSError(refused, os.strerror(refused))
         self._poll.modify(line.socket, select.EPOLLIN)
         if line.destination.scheme == "http" or line.exchange is None:
@@ -280,8 +284,18 @@ class Lane:
             line.bytes += count
             line.heard = self._now
             self._take(line, self._buffer[:count])
+            if line.tls is not None and line.tls.has_ended and line.socket.fileno() >= 0:
+                self._end(line)
+                return
             if count < len(self._buffer) or line.socket.fileno() < 0:
                 return
+
+    def _end(self, line: _Line) -> None:
+        """Take in that the peer has said goodbye, whether it closes the connection or not."""
+        if line.exchange is None or (line.state is _State.HEAD and not line.bytes):
+            self._break(line, ConnectionResetError("the server closed the connection"))
+            return
+        raise ConnectionResetError("the server closed the connection before its answer had ended")
 
     def _take(self, line: _Line, data: memoryview) -> None:
         exchange = line.exchange
@@ -305,7 +319,7 @@ class Lane:
     def _take_head(self, line: _Line, exchange: Exchange, data: memoryview) -> memoryview | None:
         """Return what follows the head in the data; None where it has not ended, or the answer is not read here."""
         held = len(line.held)
-        head = line.held + bytes(data[:_MOST_HEAD_BYTES])
+        head = line.held + bytes(data[: _MOST_HEAD_BYTES - held])
         end = head.find(_BLANK_LINE)
         if end < 0:
             if len(head) >= _MOST_HEAD_BYTES:
@@ -402,15 +416,18 @@ class Lane:
         line.since += seconds
         line.bytes = 0
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close every connection; for a lane that was never run, too."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            os.close(self._wake)
         for line in list(self._lines.values()):
             if line.exchange is not None:
                 line.exchange.abandon()
             self._forget(line)
         self._poll.close()
-        with self._lock:
-            self._closed = True
-            os.close(self._wake)
 
 
 __all__ = ["Exchange", "Lane", "LaneWork"]

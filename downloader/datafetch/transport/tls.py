@@ -24,6 +24,11 @@ class TlsLayer:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._said_goodbye = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the peer has said goodbye: nothing more will come."""
+        return self._said_goodbye
+
     def sendall(self, data: bytes) -> None:
         """Encrypt and send."""
         self._tls.write(data)

@@ -372,7 +372,7 @@ BROKEN = {
     "more in the same piece": [answer() + b"!"],
     "more in the next piece": [answer()[:-3], b"789!"],
     "more than a refusal's body": [answer(b"no", "503 No") + b"!"],
-    "a head of more than 64 KiB": [answer(X_Long="y" * 64 * KIB)],
+    "a head of more than 32 KiB": [answer(X_Long="y" * 33 * KIB)],
     "a head of more than 32 KiB in small pieces": [
         b"HTTP/1.1 200 OK\r\n",
         *([b"X-A: " + b"y" * 8 * KIB + b"\r\n"] * 5),
@@ -484,16 +484,6 @@ def test_a_name_that_nobody_knows_fails(monkeypatch: pytest.MonkeyPatch) -> None
     work = Work([Asked(Destination("http", "nowhere.invalid", 80, None))])
     assert run(work) == ["failed"]
     assert isinstance(work.exchanges[0].error, socket.gaierror)
-
-
-def test_after_a_refusal_the_next_address_of_the_host_is_tried(plain: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    with plain.server(answers(answer())) as server:
-        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
-        # Nobody listens at the first.
-        found = [(*kind, (address, server.port)) for address in ("127.0.0.2", "127.0.0.1")]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        destination = Destination("http", "two.invalid", server.port, None)
-        assert run(Work([Asked(destination), Asked(destination)])) == ["failed", "ended"]
 
 
 def test_a_certificate_that_nobody_vouches_for_fails_with_its_reason(wires: dict[str, Wire]) -> None:
@@ -806,3 +796,61 @@ def test_one_lane_serves_plain_and_encrypted_sources_side_by_side(wires: dict[st
         assert set(run(work)) == {"ended"}
         assert {exchange.body for exchange in work.exchanges} == {BODY}
         assert max(plain.connections, secured.connections) <= 8
+
+
+@pytest.mark.parametrize("first", ["127.0.0.2", "255.255.255.255"], ids=["nobody listens", "no way there"])
+def test_after_a_refusal_the_next_address_of_the_host_is_tried(
+    plain: Wire, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    with plain.server(answers(answer())) as server:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+        found = [(*kind, (address, server.port)) for address in (first, "127.0.0.1")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        destination = Destination("http", "two.invalid", server.port, None)
+        assert run(Work([Asked(destination), Asked(destination)])) == ["failed", "ended"]
+
+
+class GoodbyeServer(ScriptedServer):
+    """Says goodbye in TLS behind a part of its answer, and leaves the connection open."""
+
+    cut = 0
+
+    def _follow(self, script: Script, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            assert self._tls is not None
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = self._tls.wrap_bio(incoming, outgoing, server_side=True)
+            self._until_done(tls.do_handshake, connection, incoming, outgoing)
+            self._until_done(lambda: tls.read(65536), connection, incoming, outgoing)
+            whole = answer()
+            tls.write(whole[: len(whole) - self.cut])
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.unwrap()
+            connection.sendall(outgoing.read())
+            while connection.recv(65536):
+                continue
+
+    def _until_done(
+        self, step: Callable[[], object], connection: socket.socket, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
+        while True:
+            try:
+                step()
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65536))
+                continue
+            connection.sendall(outgoing.read())
+            return
+
+
+@pytest.mark.parametrize(("cut", "results"), [(5, ["failed"]), (0, ["ended", "ended"])], ids=["within", "after"])
+def test_a_goodbye_of_tls_is_the_end_though_the_connection_stays(
+    wires: dict[str, Wire], cut: int, results: list[str]
+) -> None:
+    wire = wires["https"]
+    with GoodbyeServer(answers(), tls=wire._server) as server:
+        server.cut = cut
+        begun = time.monotonic()
+        assert run(wire.ask(server, len(results)), silence=3.0) == results
+        assert time.monotonic() - begun < 2.0
