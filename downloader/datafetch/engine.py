@@ -155,7 +155,7 @@ def _allow_open_files() -> None:
 def _open_layout(config: DownloadConfig, spec_hash: str) -> Layout:
     if config.managed is not None:
         return ManagedLayout(config.managed)
-    return InPlaceLayout(config.download_root or ".", spec_hash.partition(":")[2][:16])
+    return InPlaceLayout(config.download_root or ".", spec_hash)
 
 
 class _Fetch:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from datafetch.errors import InsufficientSpaceError, UnsafePathError
 from datafetch.ledger import CollisionError, Ledger
-from datafetch.records import Kind, ManifestFile, PlannedFile
+from datafetch.records import Kind, ManifestFile, PlannedFile, StagedFile
 from datafetch.sources import Entry
 from datafetch_api.quantities import format_bytes
 
@@ -146,10 +146,7 @@ class Plan:
         staged = self._ledger.staged(file.path)
         if staged is None or not staged.is_of(file):
             return None
-        if staged.whole:
-            return staged.size or 0
-        lacking = sum(end - start for start, end in missing_ranges(staged.size or 0, staged.ranges))
-        return (staged.size or 0) - lacking
+        return present_bytes(staged)
 
     def _refuse(self, collision: CollisionError) -> UnsafePathError:
         (first_index, first, path), (second_index, second, other_path) = collision.first, collision.second
@@ -177,6 +174,14 @@ class Plan:
     def __len__(self) -> int:
         """Files so far."""
         return self._files
+
+
+def present_bytes(staged: StagedFile) -> int:
+    """Return how many bytes of a staged file have arrived."""
+    size = staged.size or 0
+    if staged.whole:
+        return size
+    return size - sum(end - start for start, end in missing_ranges(size, staged.ranges))
 
 
 def missing_ranges(size: int, ranges: list[tuple[int, int]], part_bytes: int = 1 << 62) -> list[tuple[int, int]]:

@@ -15,11 +15,11 @@ from datafetch.engine import FetchObserver, Opener
 from datafetch.errors import InsufficientSpaceError, TargetNotWritableError, TargetOccupiedError
 from datafetch.ledger import Ledger
 from datafetch.listing import list_sources, scratch_ledger
-from datafetch.plan import STATE_DIRECTORY, Plan, check_space, fold_case, missing_ranges
+from datafetch.plan import STATE_DIRECTORY, Plan, check_space, fold_case, present_bytes
 from datafetch.records import ManifestFile, PlannedFile
 from datafetch.sink.directory import Directory
 from datafetch.sink.journal import recover
-from datafetch.sink.layout import MANIFESTS, REVISIONS, is_as_published
+from datafetch.sink.layout import MANIFESTS, REVISIONS, is_as_published, manifest_name
 from datafetch.sink.manifest import DamagedManifestError, read_header, read_manifest
 from datafetch.sources import open_source
 from datafetch_api.config import DownloadConfig, Managed
@@ -147,9 +147,7 @@ class _Target:
             self._refuse_directory(file)
         staged = self.ledger.staged(file.path)
         if staged is not None and staged.is_of(file):
-            size = file.size or 0
-            lacking = 0 if staged.whole else sum(end - start for start, end in missing_ranges(size, staged.ranges))
-            return FilePlan(file.path, file.size, Fate.PARTLY, size - lacking)
+            return FilePlan(file.path, file.size, Fate.PARTLY, present_bytes(staged))
         return FilePlan(file.path, file.size, Fate.NEW if published is None else Fate.CHANGED)
 
     def _is_as_published(self, file: ManifestFile) -> bool:
@@ -172,8 +170,7 @@ def _target_in_place(config: DownloadConfig) -> _Target:
     if os.path.lexists(root) and not os.path.isdir(root):
         raise TargetOccupiedError(f"{root!r} is not a directory; move it away, or choose another target")
     _refuse_unwritable(existing)
-    request = request_hash(config.download_items).partition(":")[2][:16]
-    ledger = _read_state(os.path.join(root, STATE_DIRECTORY), f"{request}.json")
+    ledger = _read_state(os.path.join(root, STATE_DIRECTORY), manifest_name(request_hash(config.download_items)))
     published = Directory.open(root) if os.path.isdir(root) else None
     return _Target(root, existing, ledger, published, in_place=True)
 

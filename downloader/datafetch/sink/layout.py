@@ -319,7 +319,7 @@ class InPlaceLayout:
 
     publication: Literal["Link", "InPlace"] = "InPlace"
 
-    def __init__(self, root: str, request: str) -> None:
+    def __init__(self, root: str, spec_hash: str) -> None:
         try:
             with refusals(root):
                 os.makedirs(root, exist_ok=True)
@@ -329,7 +329,7 @@ class InPlaceLayout:
             raise TargetOccupiedError(f"{root!r} is not a directory; move it away, or choose another target") from None
         self._root = Directory.open(root)
         self.state = self._root.child(STATE_DIRECTORY)
-        self._manifest = f"{MANIFESTS}/{request}.json"
+        self._manifest = f"{MANIFESTS}/{manifest_name(spec_hash)}"
 
     def complete(self, spec_hash: str, *, full: bool = False) -> Complete | None:
         """Look through the files of the same request."""
@@ -405,6 +405,11 @@ def is_as_published(directory: Directory, path: str, file: ManifestFile, *, full
     if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
         return False
     return not full or holds_checksum(directory, path, file)
+
+
+def manifest_name(spec_hash: str) -> str:
+    """Return what the manifest of a request is called in place."""
+    return f"{spec_hash.partition(':')[2][:16]}.json"
 
 
 def _load(ledger: Ledger, files: Iterable[ManifestFile]) -> bool:

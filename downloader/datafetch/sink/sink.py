@@ -15,7 +15,7 @@ from typing import Self, TypeGuard
 
 from datafetch.errors import DataFetchError, InternalError
 from datafetch.ledger import Ledger
-from datafetch.plan import fold_case, missing_ranges
+from datafetch.plan import fold_case, present_bytes
 from datafetch.records import ManifestFile, PlannedFile, StagedFile
 from datafetch.sink.journal import Journal, recover
 from datafetch.sink.layout import TREE, Layout, Published, new_header
@@ -148,8 +148,7 @@ class Sink:
                 return self._begin_writing(file), 0
             for start, end in staged.ranges:
                 self.note_range(file, start, end)
-            lacking = sum(end - start for start, end in missing_ranges(file.size or 0, staged.ranges))
-            return self._remember(FileWriter(self, file, descriptor, staged.ranges)), (file.size or 0) - lacking
+            return self._remember(FileWriter(self, file, descriptor, staged.ranges)), present_bytes(staged)
         return self._begin_writing(file), 0
 
     def _begin_writing(self, file: PlannedFile) -> FileWriter:
