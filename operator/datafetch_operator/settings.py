@@ -28,8 +28,29 @@ DEFAULT_RESOURCES: dict[str, Any] = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
     "limits": {"memory": "1Gi"},
 }
+INJECTED_RESOURCES: dict[str, Any] = {
+    "requests": {"cpu": "100m", "memory": "128Mi"},
+    "limits": {"memory": "512Mi"},
+}
+"""Requests and limits of the containers that are put into users' pods."""
 _MOST_SECONDS = 86_400
 _MOST_WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What an installation decides about pods that ask for data by annotation."""
+
+    resources: Mapping[str, Any] = field(default_factory=lambda: dict(INJECTED_RESOURCES))
+    """Requests and limits of our containers where the pod asks for none."""
+    most_resources: Mapping[str, str] = field(default_factory=lambda: {"cpu": "4", "memory": "8Gi"})
+    """Most `cpu` and `memory` that a pod may ask for them."""
+    size: str = "10Gi"
+    """sizeLimit of the emptyDir that data is downloaded into, where the pod asks for none."""
+    most_size: str | None = None
+    """Most that a pod may ask for; None: no limit."""
+    gates: bool = True
+    """Whether pods may wait by a scheduling gate; the operator needs the right to patch pods for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +65,7 @@ class Settings:
     downloader_resources: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_RESOURCES))
     """Requests and limits of the download container where the resource gives none."""
     pod_security_context: Mapping[str, Any] = field(default_factory=lambda: dict(RESTRICTED_POD))
+    injection: Injection = Injection()
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces to serve; empty means all."""
     workers: int = 8

@@ -1,6 +1,7 @@
 """Names, labels and annotations of the objects that the operator makes. Pure.
 
-Pods carry labels only: a pod annotation under `datafetch.io/` is a request to the webhook.
+Pods carry labels only: a pod annotation under `datafetch.io/` is a request to the webhook. Every pod that concerns us,
+ours and those that ask for data, has the label `datafetch.io/role`: the operator watches pods by it.
 """
 
 import hashlib
@@ -14,6 +15,12 @@ FIELD_MANAGER = "datafetch-operator"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 NAME_LABEL = f"{GROUP}/name"
 UID_LABEL = f"{GROUP}/uid"
+ROLE_LABEL = f"{GROUP}/role"
+DOWNLOAD_ROLE = "download"
+"""Role of the pods of our Jobs."""
+CONSUMER_ROLE = "consumer"
+"""Role of users' pods that ask for data by annotation."""
+_FETCH_LABEL_PREFIX = f"fetch.{GROUP}/"
 
 ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 CLAIM_CAPACITY_ANNOTATION = f"{GROUP}/claim-capacity"
@@ -68,6 +75,11 @@ def labels(fetch_name: str, uid: str) -> dict[str, str]:
 def of_fetch(uid: str) -> str:
     """Return the label selector of what was made for one DataFetch."""
     return f"{OURS},{UID_LABEL}={uid}"
+
+
+def fetch_label(fetch_name: str) -> str:
+    """Return the key of the label that a pod has for each DataFetch it asks for; its value is the uid seen then."""
+    return f"{_FETCH_LABEL_PREFIX}{_label_value(fetch_name)}"
 
 
 def _label_value(name: str) -> str:
