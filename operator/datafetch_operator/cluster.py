@@ -42,6 +42,7 @@ from datafetch_operator.status import EventRecord
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 _JSON = "application/json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _LOG_TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=5)
 _LOG_LINES = 100
@@ -85,6 +86,11 @@ class Cluster:
         """Return the DataFetch as JSON, unchecked; None where it is gone."""
         return await self._get(_fetch_path(key))
 
+    async def list_fetch_names(self, namespace: str) -> tuple[str, ...]:
+        """Return the names of the DataFetches in the namespace, sorted."""
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
+        return tuple(sorted([body["metadata"]["name"] async for body in self._pages(path, accept=_METADATA_ONLY)]))
+
     async def read_claim(self, namespace: str, name: str) -> Claim | None:
         """Return the claim; None where there is none."""
         body = await self._get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{quote(name)}")
@@ -106,15 +112,8 @@ class Cluster:
 
     async def oldest_mount(self, namespace: str, claim_name: str) -> datetime | None:
         """Return when the oldest unfinished pod that mounts the claim was started; None where no pod does."""
-        oldest: datetime | None = None
-        query: dict[str, Any] = {"limit": _PAGE}
-        while True:
-            body = await self._request("GET", f"/api/v1/namespaces/{namespace}/pods", query=query)
-            times = read_start_times(body.get("items") or (), claim_name)
-            oldest = min([*times, *([oldest] if oldest else [])], default=None)
-            query["continue"] = (body.get("metadata") or {}).get("continue")
-            if not query["continue"]:
-                return oldest
+        pods = self._pages(f"/api/v1/namespaces/{namespace}/pods")
+        return min([time async for pod in pods for time in read_start_times([pod], claim_name)], default=None)
 
     async def read_log_tail(self, namespace: str, pod: str) -> str:
         """Return the last lines of the download container's log; empty where there is none to be had now."""
@@ -235,6 +234,17 @@ class Cluster:
         body = await self._request("GET", path, query={"labelSelector": selector})
         return cast("list[Json]", body.get("items") or [])
 
+    async def _pages(self, path: str, *, accept: str = _JSON) -> AsyncIterator[Json]:
+        """Give the objects of a list that is read page by page."""
+        query: dict[str, Any] = {"limit": _PAGE}
+        while True:
+            body = await self._request("GET", path, query=query, accept=accept)
+            for item in body.get("items") or ():
+                yield item
+            query["continue"] = (body.get("metadata") or {}).get("continue")
+            if not query["continue"]:
+                return
+
     async def _get(self, path: str) -> Json | None:
         try:
             return await self._request("GET", path)
@@ -260,8 +270,9 @@ class Cluster:
         query: Mapping[str, object] | None = None,
         body: Json | None = None,
         content_type: str = _JSON,
+        accept: str = _JSON,
     ) -> Json:
-        response = await self._send(method, path, query=query, body=body, content_type=content_type)
+        response = await self._send(method, path, query=query, body=body, content_type=content_type, accept=accept)
         async with response:
             payload = await response.read()
         if response.status >= 400:
@@ -276,10 +287,11 @@ class Cluster:
         query: Mapping[str, object] | None = None,
         body: Json | None = None,
         content_type: str = _JSON,
+        accept: str = _JSON,
         deadline: aiohttp.ClientTimeout = _TIMEOUT,
     ) -> aiohttp.ClientResponse:
         pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
-        headers = {"Accept": _JSON, "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         call = await self._api.param_serialize(method, path, {}, pairs, headers, body, auth_settings=["BearerToken"])
         try:
             answer = await self._api.call_api(*call, _request_timeout=deadline)

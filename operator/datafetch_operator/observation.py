@@ -78,6 +78,13 @@ class Claim:
     made_for: str = ""
     """The uid of the DataFetch that it was created for; empty for a user's own."""
     deleting: bool = False
+    access_modes: tuple[str, ...] = ()
+    """How it can be mounted: what it got once it is bound, what it asks for before."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether pods on several nodes can mount it at a time."""
+        return not {"ReadWriteMany", "ReadOnlyMany"}.isdisjoint(self.access_modes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +216,7 @@ def read_claim(body: Json) -> Claim:
         requested=((spec.get("resources") or {}).get("requests") or {}).get("storage"),
         made_for=(metadata.get("labels") or {}).get(UID_LABEL, ""),
         deleting="deletionTimestamp" in metadata,
+        access_modes=tuple(status.get("accessModes") or spec.get("accessModes") or ()),
     )
 
 

@@ -217,3 +217,14 @@ def test_a_cluster_without_the_crd_is_noticed() -> None:
     server = Server((200, {"items": []}))
     server.play(lambda cluster: cluster.check_served("team"))
     assert server.asked == [("GET", "/apis/datafetch.io/v1alpha1/namespaces/team/datafetches")]
+
+
+def test_names_of_fetches_are_asked_for_in_pages_and_without_the_rest() -> None:
+    def page(*names: str, more: str = "") -> Answer:
+        return 200, {"items": [{"metadata": {"name": name}} for name in names], "metadata": {"continue": more}}
+
+    server = Server(page("b", more="go on"), page("a"))
+    assert server.play(lambda cluster: cluster.list_fetch_names("team")) == ("a", "b")
+    assert server.asked == [("GET", "/apis/datafetch.io/v1alpha1/namespaces/team/datafetches")] * 2
+    assert server.queries[1]["continue"] == "go on"
+    assert all("PartialObjectMetadataList" in headers["Accept"] for headers in server.headers)

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
 from datafetch_operator.observation import (
     Key,
     Termination,
@@ -37,6 +39,27 @@ def test_a_bound_claim() -> None:
 def test_a_claim_on_its_way_out() -> None:
     claim = read_claim({"metadata": {**META, "deletionTimestamp": "2026-01-31T12:00:01Z"}})
     assert (claim.deleting, claim.phase, claim.capacity) == (True, "Pending", None)
+
+
+def test_how_a_claim_can_be_mounted_says_what_it_got_before_what_it_asks_for() -> None:
+    pending = {"metadata": META, "spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Pending"}}
+    bound = pending | {"status": {"phase": "Bound", "accessModes": ["ReadWriteOnce", "ReadOnlyMany"]}}
+    assert read_claim(pending).access_modes == ("ReadWriteMany",)
+    assert read_claim(bound).access_modes == ("ReadWriteOnce", "ReadOnlyMany")
+    assert read_claim({"metadata": META}).access_modes == ()
+
+
+@pytest.mark.parametrize(
+    ("modes", "shared"),
+    [
+        (["ReadWriteOnce"], False),
+        (["ReadWriteOncePod"], False),
+        (["ReadWriteOnce", "ReadWriteMany"], True),
+        (["ReadOnlyMany"], True),
+    ],
+)
+def test_a_claim_is_shared_where_pods_on_several_nodes_can_mount_it(modes: list[str], shared: bool) -> None:
+    assert read_claim({"metadata": META, "spec": {"accessModes": modes}}).shared is shared
 
 
 def test_a_failed_job() -> None:
