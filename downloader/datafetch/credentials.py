@@ -9,7 +9,8 @@ import os
 import threading
 
 from datafetch.errors import InvalidConfigError
-from datafetch.redaction import hide, redacted, remember, remember_parts, single_line
+from datafetch.redaction import hide, redacted, remember, remember_parts
+from datafetch_api.printable import single_line
 
 _SHORTEST_SECRET = 4
 """Shorter values would blot out ordinary words."""

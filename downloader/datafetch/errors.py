@@ -21,8 +21,9 @@ servers end up in messages: they are bounded here, and what is secret in them is
 
 from typing import ClassVar
 
-from datafetch.redaction import redacted, shortened, single_line
+from datafetch.redaction import redacted, shortened
 from datafetch_api.exit_codes import ExitCode
+from datafetch_api.printable import single_line
 from datafetch_api.report import Failure
 
 _MESSAGE_CHARACTERS = 4000

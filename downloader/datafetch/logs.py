@@ -11,7 +11,8 @@ import threading
 import time
 from types import TracebackType
 
-from datafetch.redaction import redacted, shortened, single_line
+from datafetch.redaction import redacted, shortened
+from datafetch_api.printable import single_line
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LOGGER = "datafetch"
@@ -108,4 +109,4 @@ def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         logging.getLogger(_LOGGER).error("uncaught: %s", unraisable.err_msg or "in clean-up", exc_info=what)
 
 
-__all__ = ["LEVELS", "configure", "ensure_configured", "redacted", "single_line"]
+__all__ = ["LEVELS", "configure", "ensure_configured"]

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 
-from datafetch.logs import redacted, single_line
+from datafetch.redaction import redacted
+from datafetch_api.printable import single_line
 from datafetch_api.quantities import format_bytes
 from datafetch_api.report import Progress, SourceSummary, Stage, to_line
 

@@ -53,9 +53,7 @@ _HEADER = re.compile(
 _AUTHORIZATION = re.compile(
     r"(?i)\b(authorization\s*[:=]\s*|bearer\s+|basic\s+|sharedkey\s+)(?!\w+ |tokens?\b|auth|\*\*\*)[^\s,;\"'<>]+"
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _lock = threading.Lock()
 _remembered: dict[str, tuple[str, ...]] = {}
@@ -121,12 +119,6 @@ def redacted(text: str) -> str:
     text = _PARAMETER.sub(rf"\1={HIDDEN}", text)
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     return _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
-
-
-def single_line(text: str) -> str:
-    r"""Return the text with control characters, line breaks, direction marks and halves of surrogate pairs escaped."""
-    text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
-    return _SURROGATE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def shortened(text: str, characters: int) -> str:

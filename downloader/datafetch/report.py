@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from datafetch.errors import DataFetchError
-from datafetch.logs import redacted, single_line
 from datafetch.progress import ProgressTracker
+from datafetch.redaction import redacted
 from datafetch_api.exit_codes import ExitCode
+from datafetch_api.printable import single_line
 from datafetch_api.quantities import format_bytes
 from datafetch_api.report import MARK, TERMINATION_MESSAGE_BYTES, Failure, Result, to_termination_message
 

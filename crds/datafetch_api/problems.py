@@ -1,6 +1,6 @@
 """What pydantic found wrong with a file, as sentences for people: the place, the path, what to do.
 
-Pure: from a validation error, the model and the document to `InvalidFileError`.
+Pure: from a validation error, the model and the document to sentences; `documents.InvalidTextError` carries them.
 """
 
 import difflib
@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from datafetch.documents import Document, Path
-from datafetch.errors import InvalidConfigError
-from datafetch.logs import single_line
+from datafetch_api.documents import Document, Path
+from datafetch_api.printable import single_line
 
 _LONGEST_VALUE = 60
 _TYPES = ("s3", "gcs", "azure-blob", "hf", "http")
@@ -32,16 +31,6 @@ _OTHER_NAMES = {
     "url": "endpoint_url",
 }
 """What people write who come from another tool."""
-
-
-class InvalidFileError(InvalidConfigError):
-    """A file with one or more problems: the first is the message, the others are for the log."""
-
-    def __init__(self, problems: list[str]) -> None:
-        others = len(problems) - 1
-        more = f" (and {others} more problem{'s' if others > 1 else ''})" if others else ""
-        super().__init__(problems[0] + more)
-        self.others = tuple(problems[1:])
 
 
 def problems(error: ValidationError, model: type[BaseModel], document: Document) -> list[str]:

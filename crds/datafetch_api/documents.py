@@ -1,7 +1,7 @@
 """YAML text as plain values that know where they stand in the file: `config.yaml:7:9`.
 
 Reads what `yaml.SafeLoader` would, and refuses what it lets pass: a key given twice, anchors that unfold without end,
-text that is not UTF-8. Knows nothing of what the values mean; that is `config`'s and `resource_file`'s.
+text that is not UTF-8. Pure; knows nothing of what the values mean: `problems` says what is wrong with them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,6 @@ from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
-from datafetch.errors import InvalidConfigError
 
 # The C parser is ten times as fast and part of most builds of PyYAML.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -24,6 +22,16 @@ _DEEPEST = 50
 """Levels of nesting; a DataFetch has nine."""
 
 Path = tuple[str | int, ...]
+
+
+class InvalidTextError(ValueError):
+    """A text that cannot be used, in sentences for people: the first problem is the message, the others follow it."""
+
+    def __init__(self, *problems: str) -> None:
+        others = len(problems) - 1
+        more = f" (and {others} more problem{'s' if others > 1 else ''})" if others else ""
+        super().__init__(problems[0] + more)
+        self.others = problems[1:]
 
 
 @dataclass(frozen=True)
@@ -86,14 +94,14 @@ def _entry(node: Node, step: str | int) -> tuple[Node, Node] | None:
 def read_documents(data: bytes, name: str) -> list[Document]:
     """Return the documents of a YAML file that are not empty.
 
-    Raises InvalidConfigError that names the place where it is not YAML.
+    Raises InvalidTextError that names the place where it is not YAML.
     """
     if len(data) > LARGEST_TEXT:
-        raise InvalidConfigError(f"{name} has more than {LARGEST_TEXT // 2**20} MiB; it is no config")
+        raise InvalidTextError(f"{name} has more than {LARGEST_TEXT // 2**20} MiB; it is no config")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidConfigError(
+        raise InvalidTextError(
             f"{name} is not text in UTF-8 (byte {error.start} is {data[error.start]:#04x}); is it the right file?"
         ) from None
     return [document for document in _documents(text, name) if document.value is not None]
@@ -109,17 +117,17 @@ def _documents(text: str, name: str) -> Iterator[Document]:
             _refuse_repeated_keys(node, name)
             yield Document(name, _construct(loader, node, name), node)
     except yaml.MarkedYAMLError as error:
-        raise InvalidConfigError(_explain(error, text, name)) from None
+        raise InvalidTextError(_explain(error, text, name)) from None
     except yaml.YAMLError as error:
         sentence = " ".join(str(error).split())
-        raise InvalidConfigError(f"{name} cannot be read as YAML: {sentence}") from None
+        raise InvalidTextError(f"{name} cannot be read as YAML: {sentence}") from None
 
 
 def _construct(loader: Any, node: Node, name: str) -> Any:  # noqa: ANN401 - PyYAML's loaders have no common type
     try:
         return loader.construct_document(node)
     except (ValueError, OverflowError) as error:
-        raise InvalidConfigError(
+        raise InvalidTextError(
             f"{_place(_wrong_scalar(node), name)}: YAML takes this for a date or a number, and it is none "
             f"({error}); put it in quotes"
         ) from None
@@ -155,18 +163,18 @@ def _refuse_deep_nesting(text: str, name: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _DEEPEST:
-            raise InvalidConfigError(f"{name}: nested more than {_DEEPEST} levels deep; it is no config")
+            raise InvalidTextError(f"{name}: nested more than {_DEEPEST} levels deep; it is no config")
 
 
 def _count_values(node: Node, name: str, known: dict[int, int], above: tuple[int, ...]) -> int:
     """Return how many values a node holds with its anchors unfolded."""
     if id(node) in above:
-        raise InvalidConfigError(f"{_place(node, name)}: the anchor holds itself; write the values out")
+        raise InvalidTextError(f"{_place(node, name)}: the anchor holds itself; write the values out")
     if id(node) not in known:
         above = (*above, id(node))
         known[id(node)] = 1 + sum(_count_values(child, name, known, above) for child in _children(node))
     if known[id(node)] > _MOST_VALUES:
-        raise InvalidConfigError(f"{_place(node, name)}: more than {_MOST_VALUES:,} values; it is no config")
+        raise InvalidTextError(f"{_place(node, name)}: more than {_MOST_VALUES:,} values; it is no config")
     return known[id(node)]
 
 
@@ -187,10 +195,10 @@ def _refuse_repeated_keys_of(node: MappingNode, name: str) -> None:
     first: dict[str, Node] = {}
     for key, _ in node.value:
         if not isinstance(key, ScalarNode):
-            raise InvalidConfigError(f"{_place(key, name)}: a key must be a word, not a list or a mapping")
+            raise InvalidTextError(f"{_place(key, name)}: a key must be a word, not a list or a mapping")
         if key.value in first:
             line = first[key.value].start_mark.line + 1
-            raise InvalidConfigError(
+            raise InvalidTextError(
                 f"{_place(key, name)}: the key {key.value!r} is given twice (first in line {line}); remove one of them"
             )
         first[key.value] = key
