@@ -1,6 +1,7 @@
-"""From the text of `datafetch run` to a `DownloadConfig`: reads the file, checks its digest, and says what is wrong.
+"""From the argument of `datafetch run` to a `DownloadConfig`: reads the file, and checks its digest.
 
-A file that holds a DataFetch resource is `resource_file`'s; what the values mean to a source is that source's.
+What is wrong with the text is `datafetch_api.config_text`'s to say; a file that holds a DataFetch resource is
+`resource_file`'s; what the values mean to a source is that source's.
 """
 
 import hashlib
@@ -9,15 +10,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from datafetch.documents import LARGEST_TEXT, Document, read_documents
 from datafetch.errors import InvalidConfigError
-from datafetch.problems import InvalidFileError, problems, sentence
 from datafetch_api.config import DownloadConfig
+from datafetch_api.config_text import config_of, holds_resource
+from datafetch_api.documents import LARGEST_TEXT, InvalidTextError, read_documents
 
 CONFIG_VARIABLE = "DATAFETCH_CONFIG"
 """Environment variable with a whole config, for pods that carry theirs with them."""
+
+
+class InvalidFileError(InvalidConfigError):
+    """A file with one or more problems: the first is the message, the others are for the log."""
+
+    def __init__(self, error: InvalidTextError) -> None:
+        super().__init__(str(error))
+        self.others = error.others
 
 
 @dataclass(frozen=True)
@@ -75,41 +82,21 @@ def load(text: ConfigText, *, target_dir: str | None = None, secrets_dir: str | 
     `target_dir` replaces the config's `download_root`; a resource needs it. `secrets_dir` holds a directory for each
     Secret that a resource names. Raises InvalidConfigError whose message names the place in the file.
     """
+    try:
+        return _load(text, target_dir, secrets_dir)
+    except InvalidTextError as error:
+        raise InvalidFileError(error) from None
+
+
+def _load(text: ConfigText, target_dir: str | None, secrets_dir: str | None) -> DownloadConfig:
     documents = read_documents(text.data, text.name)
-    if not documents:
-        raise InvalidConfigError(f"{text.name} is empty; write download_root and download_items")
-    if any(isinstance(document.value, dict) and "kind" in document.value for document in documents):
+    if any(map(holds_resource, documents)):
         from datafetch import resource_file
 
         return resource_file.load(documents, target_dir=target_dir, secrets_dir=secrets_dir)
-    if len(documents) > 1:
-        raise InvalidConfigError(
-            f"{documents[1].place(())}: {text.name} holds {len(documents)} documents; a config is one, so remove '---'"
-        )
-    if secrets_dir is not None:
+    if documents and secrets_dir is not None:
         raise InvalidConfigError(
             f"--secrets-dir is for a DataFetch resource; {text.name} is a config and names its credentials itself, "
             "in *_file and credentials_dir"
         )
-    return _validate(documents[0], target_dir)
-
-
-def _validate(document: Document, target_dir: str | None) -> DownloadConfig:
-    value = document.value
-    if not isinstance(value, dict):
-        raise InvalidConfigError(
-            f"{document.place(())}: a config is a mapping with download_root and download_items, not this"
-        )
-    found = []
-    if target_dir is not None:
-        value = {key: inner for key, inner in value.items() if key != "managed"} | {"download_root": target_dir}
-    elif "download_root" not in value and "managed" not in value:
-        found.append(sentence(document, ("download_root",), "is missing; name the directory that the data goes to"))
-        value = value | {"download_root": "."}
-    try:
-        config = DownloadConfig.model_validate(value)
-    except ValidationError as error:
-        raise InvalidFileError(found + problems(error, DownloadConfig, document)) from None
-    if found:
-        raise InvalidFileError(found)
-    return config
+    return config_of(documents, text.name, root=target_dir)

@@ -14,7 +14,6 @@ from types import TracebackType
 from datafetch.redaction import redacted, shortened
 from datafetch_api.printable import single_line
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LOGGER = "datafetch"
 _LINE_CHARACTERS = 16_000
 """A traceback fits; a key of ten megabytes does not."""
@@ -107,6 +106,3 @@ def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     if unraisable.exc_value is not None:
         what = (unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
         logging.getLogger(_LOGGER).error("uncaught: %s", unraisable.err_msg or "in clean-up", exc_info=what)
-
-
-__all__ = ["LEVELS", "configure", "ensure_configured"]

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from datafetch.documents import Document, Path
 from datafetch.errors import InvalidConfigError
-from datafetch.logs import single_line
-from datafetch.problems import InvalidFileError, did_you_mean, problems, sentence
 from datafetch_api import API_VERSION, KIND
 from datafetch_api.config import DownloadConfig, DownloadItem
+from datafetch_api.documents import Document, InvalidTextError, Path
+from datafetch_api.printable import single_line
+from datafetch_api.problems import did_you_mean, problems, sentence
 from datafetch_api.rendering import download_item, transfer_settings
 from datafetch_api.resource import DataFetch, Source
 
@@ -35,7 +35,8 @@ _CHAINS = {
 def load(documents: Sequence[Document], *, target_dir: str | None, secrets_dir: str | None) -> DownloadConfig:
     """Return the config that the one DataFetch among the documents stands for.
 
-    Raises InvalidConfigError whose message names the place in the file.
+    Raises InvalidTextError whose message names the place in the file, and InvalidConfigError for what the command line
+    lacks.
     """
     document = _only_data_fetch(documents)
     resource = _validate(document)
@@ -58,9 +59,9 @@ def load(documents: Sequence[Document], *, target_dir: str | None, secrets_dir: 
 def _only_data_fetch(documents: Sequence[Document]) -> Document:
     found = [document for document in documents if _kind(document) == KIND]
     if not found:
-        raise InvalidConfigError(_explain_absence(documents[0]))
+        raise InvalidTextError(_explain_absence(documents[0]))
     if len(found) > 1:
-        raise InvalidConfigError(
+        raise InvalidTextError(
             f"{found[1].place(('kind',))}: a second {KIND} in one file; run them one at a time, each from its own file"
         )
     for document in documents:
@@ -93,9 +94,9 @@ def _validate(document: Document) -> DataFetch:
         # The models also know their fields by Python's names; an API server does not.
         resource = DataFetch.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidFileError(found + problems(error, DataFetch, document)) from None
+        raise InvalidTextError(*found, *problems(error, DataFetch, document)) from None
     if found:
-        raise InvalidFileError(found)
+        raise InvalidTextError(*found)
     return resource
 
 
@@ -104,7 +105,7 @@ def _item(document: Document, path: Path, source: Source, secrets_dir: str | Non
     try:
         item = download_item(source, directory)
     except ValueError as error:
-        raise InvalidConfigError(sentence(document, path, f"cannot be used: {error}")) from None
+        raise InvalidTextError(sentence(document, path, f"cannot be used: {error}")) from None
     _warn_of_cluster_names(item)
     if directory is not None:
         logger.info("source %r: credentials from %s", source.name, directory)

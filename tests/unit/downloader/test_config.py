@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datafetch.config import ConfigText, check_digest, load, read_text
+from datafetch.config import ConfigText, InvalidFileError, check_digest, load, read_text
 from datafetch.errors import InvalidConfigError
-from datafetch.problems import InvalidFileError
 from datafetch_api.config import DownloadConfig, GCSItem, HuggingFaceItem, S3Item
 from unit.downloader.kaiwo_examples import EXAMPLES, config_with
 

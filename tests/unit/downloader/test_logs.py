@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from datafetch import logs
+from datafetch.redaction import redacted
 
 Written = Callable[[], str]
 
@@ -69,7 +70,7 @@ def test_a_traceback_is_one_line_too(written: Written) -> None:
     ],
 )
 def test_what_may_be_secret_in_a_url_is_cut(text: str, shown: str) -> None:
-    assert logs.redacted(text) == shown
+    assert redacted(text) == shown
 
 
 def test_other_packages_are_heard_from_warning_on_whatever_the_level(written: Written) -> None:
