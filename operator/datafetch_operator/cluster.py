@@ -41,7 +41,9 @@ from datafetch_operator.status import EventRecord
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 _JSON = "application/json"
+_WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _LOG_TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=5)
@@ -218,6 +220,34 @@ class Cluster:
         }
         await self._create("/api/v1", "events", body)
 
+    # --- certificates of the webhook ---
+
+    async def read_secret(self, namespace: str, name: str) -> Json | None:
+        """Return the Secret as JSON; None where there is none. Only Secrets of the operator's namespace can be read."""
+        return await self._get(f"/api/v1/namespaces/{namespace}/secrets/{quote(name)}")
+
+    async def write_secret(self, manifest: Json) -> None:
+        """Create the Secret, or replace the one whose resourceVersion the manifest carries.
+
+        Raises ConflictError where it changed since it was read, or came to be.
+        """
+        if "resourceVersion" not in manifest["metadata"]:
+            await self._create("/api/v1", "secrets", manifest)
+            return
+        path = _object_path("/api/v1", "secrets", manifest["metadata"])
+        await self._request("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=manifest)
+
+    async def read_webhook_configuration(self, name: str) -> Json | None:
+        """Return the MutatingWebhookConfiguration as JSON; None where there is none."""
+        return await self._get(f"{_WEBHOOKS}/{quote(name)}")
+
+    async def patch_webhook_configuration(self, name: str, operations: list[Json]) -> None:
+        """Apply the JSON patch to the MutatingWebhookConfiguration."""
+        query = {"fieldManager": FIELD_MANAGER}
+        await self._request(
+            "PATCH", f"{_WEBHOOKS}/{quote(name)}", query=query, body=operations, content_type=JSON_PATCH
+        )
+
     # --- transport ---
 
     async def _replace_config_map(self, manifest: Json) -> None:
@@ -268,7 +298,7 @@ class Cluster:
         path: str,
         *,
         query: Mapping[str, object] | None = None,
-        body: Json | None = None,
+        body: Json | list[Json] | None = None,
         content_type: str = _JSON,
         accept: str = _JSON,
     ) -> Json:
@@ -285,7 +315,7 @@ class Cluster:
         path: str,
         *,
         query: Mapping[str, object] | None = None,
-        body: Json | None = None,
+        body: Json | list[Json] | None = None,
         content_type: str = _JSON,
         accept: str = _JSON,
         deadline: aiohttp.ClientTimeout = _TIMEOUT,

@@ -15,3 +15,10 @@ FETCHED_BYTES = Counter("datafetch_fetched_bytes_total", "Bytes brought by fetch
 FAILURES = Counter("datafetch_failures_total", "Fetches that failed for good, by reason.", ["reason"])
 STATUS_WRITES = Counter("datafetch_status_writes_total", "Writes of a status.")
 API_REQUESTS = Counter("datafetch_api_requests_total", "Requests to the Kubernetes API.", ["verb", "code"])
+ADMISSIONS = Counter("datafetch_admissions_total", "Pods that the webhook was asked about.", ["result"])
+"""`injected`, `unchanged`, `refused`, or `failed`: no answer could be found, through no fault of the pod's."""
+ADMISSION_SECONDS = Histogram(
+    "datafetch_admission_seconds",
+    "Time that one answer of the webhook took.",
+    buckets=(0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.3, 1, 3),
+)
