@@ -20,7 +20,9 @@ from datafetch_operator.render.labels import (
     CLAIM_CAPACITY_ANNOTATION,
     CLAIM_UID_ANNOTATION,
     CONTAINER,
+    DOWNLOAD_ROLE,
     GENERATION_ANNOTATION,
+    ROLE_LABEL,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
     labels,
@@ -90,7 +92,8 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 def _pod_metadata(attempt: Attempt) -> dict[str, Any]:
     template, metadata = attempt.fetch.spec.job, attempt.fetch.metadata
-    rendered: dict[str, Any] = {"labels": {**template.labels, **labels(metadata.name, metadata.uid)}}
+    ours = {**labels(metadata.name, metadata.uid), ROLE_LABEL: DOWNLOAD_ROLE}
+    rendered: dict[str, Any] = {"labels": {**template.labels, **ours}}
     if template.annotations:
         rendered["annotations"] = dict(template.annotations)
     return rendered

@@ -20,7 +20,9 @@ DOWNLOAD_ROLE = "download"
 """Role of the pods of our Jobs."""
 CONSUMER_ROLE = "consumer"
 """Role of users' pods that ask for data by annotation."""
-_FETCH_LABEL_PREFIX = f"fetch.{GROUP}/"
+FETCH_LABEL_PREFIX = f"fetch.{GROUP}/"
+GATE = f"{GROUP}/data"
+"""Name of the scheduling gate by which a pod waits for its data."""
 
 ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 CLAIM_CAPACITY_ANNOTATION = f"{GROUP}/claim-capacity"
@@ -79,7 +81,7 @@ def of_fetch(uid: str) -> str:
 
 def fetch_label(fetch_name: str) -> str:
     """Return the key of the label that a pod has for each DataFetch it asks for; its value is the uid seen then."""
-    return f"{_FETCH_LABEL_PREFIX}{_label_value(fetch_name)}"
+    return f"{FETCH_LABEL_PREFIX}{_label_value(fetch_name)}"
 
 
 def _label_value(name: str) -> str:
