@@ -14,8 +14,20 @@ from cluster import provider
 from deploy import chart, storage
 from deploy.kubectl import Kubectl, of_cluster
 from e2e.tenant import SECRET, Json, Tenant
+from e2e.turns import Turns
 from servers.faults import FaultProxy
 from storage import fill, servers
+
+ALONE = "alone"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{ALONE}: takes away from all tests what they need, so it runs beside none")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that run alone at the end: the other workers would stand still meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker(ALONE) is not None)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +54,21 @@ def operator(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory, worker_
             installed.touch()
 
 
+@pytest.fixture(scope="session")
+def turns(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Turns:
+    """Return the locks by which the workers' tests know of each other."""
+    base = tmp_path_factory.getbasetemp()
+    return Turns(base if worker_id == "master" else base.parent)
+
+
+@pytest.fixture(autouse=True)
+def turn(turns: Turns, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test marked `alone` when no other runs: it takes away from all what they need."""
+    alone = request.node.get_closest_marker(ALONE) is not None
+    with turns.alone() if alone else turns.beside_others():
+        yield
+
+
 @dataclass(frozen=True)
 class Bucket:
     """An S3 bucket behind a proxy that can be made to misbehave."""
@@ -56,6 +83,11 @@ class Bucket:
         for key, content in contents.items():
             self.store.put(self.name, key, content)
         return {key: hashlib.sha256(content).hexdigest() for key, content in contents.items()}
+
+    def bytes_read(self) -> int:
+        """Return how many bytes of objects have left the server; listings do not count."""
+        exchanges = self.proxy.traffic.select("GET", f"/{self.name}/?*")
+        return sum(exchange.sent for exchange in exchanges)
 
     def source(self, name: str = "objects", secret: str = SECRET, **more: object) -> Json:
         """Return a source of the whole bucket; `include`, `exclude` and `path` belong to the source."""
@@ -112,9 +144,10 @@ def _show(kubectl: Kubectl, namespace: str) -> None:
     there = ("--namespace", namespace)
     for command in (("describe", "datafetch", *there), ("get", "all,cm,pvc", *there), ("get", "events", *there)):
         print(kubectl.attempt(*command).stdout)
-    logs = ("logs", "--all-containers", "--tail=40", "--selector=app.kubernetes.io/managed-by=datafetch-operator")
-    print(kubectl.attempt(*logs, *there).stdout)
-    print(kubectl.attempt("logs", "deployment/datafetch-operator", "--namespace", chart.NAMESPACE, "--tail=80").stdout)
+    logs = ("logs", "--all-containers", "--tail=40", "--max-log-requests=60", "--prefix")
+    print(kubectl.attempt(*logs, "--selector=datafetch.io/role", *there).stdout)
+    for name in ("datafetch-operator", "datafetch-webhook"):
+        print(kubectl.attempt("logs", f"deployment/{name}", "--namespace", chart.NAMESPACE, "--tail=80").stdout)
 
 
 def free_port(host: str) -> int:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from subprocess import CompletedProcess
 from typing import Any
 
 from deploy.kubectl import Kubectl
@@ -41,12 +42,12 @@ class Tenant:
 
     def secret(self, name: str, **values: str) -> None:
         """Create or change a Secret."""
-        self._apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values})
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values})
 
-    def claim(self, name: str, size: str = "1Gi") -> None:
+    def claim(self, name: str, size: str = "1Gi", mode: str = "ReadWriteOnce") -> None:
         """Create a claim of the default class."""
-        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
-        self._apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec})
+        spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}}
+        self.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec})
 
     def fetch(self, name: str, *sources: Json, claim: str = "data", **spec: Any) -> None:
         """Create or change a DataFetch; `create` and `path` go into its target, the rest into its spec."""
@@ -55,22 +56,27 @@ class Tenant:
             target["persistentVolumeClaim"]["create"] = spec.pop("create")
         if "path" in spec:
             target["path"] = spec.pop("path")
-        self._apply(
-            {
-                "apiVersion": "datafetch.io/v1alpha1",
-                "kind": "DataFetch",
-                "metadata": {"name": name},
-                "spec": {"sources": list(sources), "target": target, **spec},
-            }
-        )
+        self.apply(_fetch(name, {"sources": list(sources), "target": target, **spec}))
+
+    def recipe(self, name: str, *sources: Json, **spec: Any) -> None:
+        """Create or change a DataFetch without a target: pods that ask for it download it themselves."""
+        self.apply(_fetch(name, {"sources": list(sources), **spec}))
 
     def delete(self, name: str) -> None:
         """Delete a DataFetch."""
         self.kubectl.delete("datafetch", name, self.namespace)
 
-    def _apply(self, manifest: Json) -> None:
-        manifest["metadata"]["namespace"] = self.namespace
-        self.kubectl.apply(manifest)
+    def apply(self, *manifests: Json) -> None:
+        """Create or change any objects of this namespace."""
+        self.kubectl.apply(*(self._mine(manifest) for manifest in manifests))
+
+    def rehearse(self, manifest: Json) -> CompletedProcess[str]:
+        """Create an object as a server-side dry run; what comes of it is JSON, or a refusal in stderr."""
+        body = json.dumps(self._mine(manifest))
+        return self.kubectl.attempt("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=body)
+
+    def _mine(self, manifest: Json) -> Json:
+        return {**manifest, "metadata": {**manifest["metadata"], "namespace": self.namespace}}
 
     # --- what they see ---
 
@@ -122,12 +128,16 @@ class Tenant:
             "containers": [container],
             "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
         }
-        self._apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
         phase = "--for=jsonpath={.status.phase}=Succeeded"
         self.kubectl.run("wait", phase, f"pod/{name}", "--namespace", self.namespace, "--timeout=90s")
         log = self.kubectl.run("logs", name, "--namespace", self.namespace)
         self.kubectl.delete("pod", name, self.namespace)
         return dict(json.loads(log))
+
+
+def _fetch(name: str, spec: Json) -> Json:
+    return {"apiVersion": "datafetch.io/v1alpha1", "kind": "DataFetch", "metadata": {"name": name}, "spec": spec}
 
 
 def condition(status: Json, kind: str) -> Json:

@@ -133,7 +133,7 @@ def test_an_operator_that_restarts_in_the_middle_finds_the_download_where_it_is(
     tenant.wait("model", lambda seen: seen.get("progress", {}).get("completedBytes", 0) > 0)
     jobs, pods = tenant.ours("job"), tenant.ours("pod")
     there = ("--namespace", chart.NAMESPACE)
-    selector = "--selector=app.kubernetes.io/name=datafetch"
+    selector = "--selector=app.kubernetes.io/component=operator"
     kubectl.run("delete", "pod", *there, selector, "--grace-period=0", "--force")
     kubectl.run("rollout", "status", "deployment/datafetch-operator", *there, "--timeout=90s")
     before = tenant.status("model")["progress"]["completedBytes"]
