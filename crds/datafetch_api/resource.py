@@ -671,6 +671,49 @@ class JobRef(StatusModel):
     """Its uid, once it exists."""
 
 
+class ConsumerPhase(StrEnum):
+    """What became of a pod's request for data."""
+
+    GATED = "Gated"
+    """It is not scheduled before the data is there."""
+    PENDING = "Pending"
+    """None of its containers that bring the data has started, or it has none and has not started itself."""
+    WAITING = "Waiting"
+    """It waits in an init container for the data to be published."""
+    FETCHING = "Fetching"
+    """It downloads the data in an init container."""
+    FAILED = "Failed"
+    """The init container ended with an error; kubelet tries it again."""
+    STARTED = "Started"
+    """The data is there, and the pod goes on."""
+
+
+class ConsumerStatus(StatusModel):
+    """A pod that asks for the data."""
+
+    name: str
+    """Name of the pod."""
+    phase: ConsumerPhase
+    """Gated, Pending, Waiting, Fetching, Failed, or Started once the pod has its data."""
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Whole percent of the bytes in place, where the pod downloads them itself."""
+
+
+class ConsumersStatus(StatusModel):
+    """The pods that ask for the data."""
+
+    count: Count
+    """Number of unfinished pods that ask for it."""
+    pods: Annotated[
+        list[ConsumerStatus],
+        Field(
+            max_length=20,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
+    """Up to 20 of them, those first that failed or wait."""
+
+
 class Condition(StatusModel):
     """A condition with the semantics of metav1.Condition."""
 
@@ -718,6 +761,8 @@ class DataFetchStatus(StatusModel):
     """The last failure, of this or an earlier attempt."""
     job_ref: JobRef | None = None
     """The Job of the current attempt."""
+    consumers: ConsumersStatus | None = None
+    """The pods that ask for it by annotation. Absent where none does."""
     last_sync_time: datetime | None = None
     """When the data was last found complete and current."""
     last_handled_trigger: str | None = None

@@ -49,6 +49,7 @@ COLUMNS = [
     _column("Claim", "string", ".spec.target.persistentVolumeClaim.claimName", wide=True),
     _column("Revision", "string", ".status.sources[0].resolvedRevision", wide=True, description="Of the first source."),
     _column("Attempts", "integer", ".status.attempts", wide=True),
+    _column("Consumers", "integer", ".status.consumers.count", wide=True, description="Pods that ask for it."),
     _column("Reason", "string", ".status.reason", wide=True),
 ]
 SELECTABLE = [".spec.target.persistentVolumeClaim.claimName", ".status.phase"]
