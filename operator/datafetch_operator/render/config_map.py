@@ -68,8 +68,13 @@ def render_config(attempt: Attempt) -> str:
         ),
         download_items=download_items(spec.sources),
         transfer=transfer_settings(spec.transfer),
-        capacity_bytes=_capacity(attempt.claim),
+        capacity_bytes=claim_capacity(attempt.claim),
     )
+    return to_yaml(config)
+
+
+def to_yaml(config: DownloadConfig) -> str:
+    """Return a config as the text of a config file."""
     # Defaults are part of the contract and change with it, so what equals its default is left out, for who reads it.
     content = config.model_dump(mode="json", exclude_defaults=True)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
@@ -91,7 +96,8 @@ def render_config_map(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _capacity(claim: Claim) -> int | None:
+def claim_capacity(claim: Claim) -> int | None:
+    """Return the bytes that a claim has, or asks for; None where that cannot be told."""
     size = claim.capacity or claim.requested
     if size is None:
         return None
