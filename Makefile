@@ -135,3 +135,11 @@ bench-startup: .venv-downloader/.ready ## Start-up times of the command
 bench-cluster: images-load ## From apply to the first byte, and what the operator costs idle
 	$(PYTHON) bench/cluster_apply_to_first_byte.py
 	$(PYTHON) bench/cluster_operator_idle.py
+
+.PHONY: bench-admission
+bench-admission: images-load ## What the webhook adds to the creation of a pod, by the API server's histogram
+	$(PYTHON) bench/cluster_admission.py
+
+.PHONY: bench-injected
+bench-injected: images-load ## How much later a pod starts that downloads 1 MiB first
+	$(PYTHON) bench/cluster_injected_start.py
