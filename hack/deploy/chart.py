@@ -23,7 +23,7 @@ Values = Mapping[str, Any]
 def install_chart(
     kubectl: Kubectl, namespace: str = NAMESPACE, values: Values | None = None, release: str = RELEASE
 ) -> None:
-    """Install or upgrade the release, and wait until the operator is ready; the namespace enforces `restricted`.
+    """Install or upgrade the release, and wait until operator and webhook are ready; the namespace is `restricted`.
 
     `values` come on top of those for the images built here (`local_images`).
     """
@@ -44,13 +44,14 @@ def uninstall_chart(kubectl: Kubectl, namespace: str = NAMESPACE, release: str =
 def local_images() -> Values:
     """Return the values that name the images built here.
 
-    Their tag stays the same when their content changes. The operator's pod carries the image's id, so that it is
-    replaced by an upgrade to a new image and by no other.
+    Their tag stays the same when their content changes. The pods of operator and webhook carry their image's id, so that
+    they are replaced by an upgrade to a new image and by no other.
     """
     operator, downloader = builder.IMAGES
     annotations = {"image-id": _image_id(operator)}
     return {
         "operator": {"image": _image_value(operator), "podAnnotations": annotations},
+        "injection": {"webhook": {"podAnnotations": annotations}},
         "downloader": {"image": _image_value(downloader)},
     }
 

@@ -1,4 +1,4 @@
-"""A real API server that knows the CRD, and a namespace of our own in it."""
+"""A real API server that knows the CRD, a namespace of our own in it, and the chart as helm renders it."""
 
 import subprocess
 import sys
@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from kubernetes import client, config
 
-from crd.fetches import Fetches, Kubectl
+from crd.fetches import Fetches, Json, Kubectl
 from datafetch_api import GROUP, PLURAL
 
 ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm/datafetch"
+SYSTEM = "datafetch-system"
+"""The release's namespace in what `render` renders."""
+Helm = Callable[..., "subprocess.CompletedProcess[str]"]
+Render = Callable[..., list[Json]]
 
 
 def _cluster(command: str) -> str:
@@ -61,9 +67,37 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def fetches(kubeconfig: str, namespace: str, definition: None) -> Iterator[Fetches]:
+def api(kubeconfig: str) -> Iterator[client.ApiClient]:
     settings = client.Configuration()
     load: Callable[..., None] = config.load_kube_config  # it has no types of its own
     load(config_file=kubeconfig, client_configuration=settings)
-    with client.ApiClient(settings) as api:
-        yield Fetches(client.CustomObjectsApi(api), namespace)
+    with client.ApiClient(settings) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def fetches(api: client.ApiClient, namespace: str, definition: None) -> Fetches:
+    return Fetches(client.CustomObjectsApi(api), namespace)
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    binary = str(tool("helm"))
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([binary, *arguments], capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def render(helm: Helm) -> Render:
+    """Return the objects of the chart, of the release `datafetch` in its usual namespace."""
+
+    def documents(*arguments: str) -> list[Json]:
+        common = ("--namespace", SYSTEM, "--kube-version", "1.30.0")
+        done = helm("template", "datafetch", str(CHART), *common, *arguments)
+        assert not done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    return documents

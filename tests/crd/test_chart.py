@@ -1,69 +1,75 @@
-"""The chart: what it renders, what it refuses, and the rights that it gives.
+"""The chart: what it renders, and what it refuses. Which rights it gives is asked of the API server: `test_rights.py`.
 
-The golden files hold all but the CRD, which `hack/generate --check` compares. After a change that is meant, write them
-again with `UPDATE_GOLDEN=1` and read the difference.
+The golden files hold all but the CRD, which `hack/generate --check` compares; those of a variant only what differs from
+the default. After a change that is meant, write them again with `UPDATE_GOLDEN=1` and read the difference.
 """
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from crd.conftest import ROOT, tool
-from crd.fetches import Kubectl
+from crd.conftest import CHART, ROOT, SYSTEM, Helm, Render
+from crd.fetches import Json, Kubectl
 from datafetch_api import GROUP, PLURAL
-from datafetch_operator.settings import read_settings
+from datafetch_api.annotations import PodAnnotation
+from datafetch_operator.settings import Certificates, Injection, read_settings
 
-CHART = ROOT / "helm/datafetch"
 GOLDEN = Path(__file__).parent / "golden"
 FULL = ("-f", str(GOLDEN / "full-values.yaml"))
-Helm = Callable[..., "subprocess.CompletedProcess[str]"]
-Render = Callable[..., list[dict[str, Any]]]
+VARIANTS = {
+    "injection-off": ("--set", "injection.enabled=false"),
+    "gates-off": ("--set", "injection.gates.enabled=false"),
+    "cert-manager": ("--set", "injection.certManager.enabled=true"),
+    "watch-namespaces": ("--set", "watchNamespaces={research}"),
+}
 
 
-@pytest.fixture(scope="session")
-def helm() -> Helm:
-    binary = str(tool("helm"))
-
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([binary, *arguments], capture_output=True, text=True, check=False)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def render(helm: Helm) -> Render:
-    def documents(*arguments: str) -> list[dict[str, Any]]:
-        common = ("--namespace", "datafetch-system", "--kube-version", "1.30.0")
-        done = helm("template", "datafetch", str(CHART), *common, *arguments)
-        assert not done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-    return documents
-
-
-def _kind(documents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+def _kind(documents: list[Json], kind: str) -> list[Json]:
     return [document for document in documents if document["kind"] == kind]
 
 
-def _operator(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    [deployment] = _kind(documents, "Deployment")
-    container: dict[str, Any] = deployment["spec"]["template"]["spec"]["containers"][0]
-    return container
+def _container(documents: list[Json], name: str) -> Json:
+    containers = [
+        container
+        for deployment in _kind(documents, "Deployment")
+        for container in deployment["spec"]["template"]["spec"]["containers"]
+    ]
+    [found] = [container for container in containers if container["name"] == name]
+    return dict(found)
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("default", ()), ("full", FULL)])
-def test_it_renders_what_the_golden_file_holds(render: Render, name: str, arguments: tuple[str, ...]) -> None:
-    documents = [document for document in render(*arguments) if document["kind"] != "CustomResourceDefinition"]
+def _named(documents: list[Json]) -> dict[str, Json]:
+    def name(document: Json) -> str:
+        metadata = document["metadata"]
+        return "/".join(filter(None, (document["kind"], metadata.get("namespace"), metadata["name"])))
+
+    named = {name(document): document for document in documents if document["kind"] != "CustomResourceDefinition"}
+    assert len(named) == sum(document["kind"] != "CustomResourceDefinition" for document in documents)
+    return named
+
+
+def _compare(name: str, documents: list[Json]) -> None:
     text = yaml.safe_dump_all(documents, sort_keys=False, width=120)
     golden = GOLDEN / f"chart-{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("default", ()), ("full", FULL)])
+def test_it_renders_what_the_golden_file_holds(render: Render, name: str, arguments: tuple[str, ...]) -> None:
+    _compare(name, list(_named(render(*arguments)).values()))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_differs_from_the_default_in_what_its_golden_file_holds(render: Render, name: str) -> None:
+    default, variant = _named(render()), _named(render(*VARIANTS[name]))
+    other = [document for key, document in variant.items() if default.get(key) != document]
+    _compare(name, [{"missing": sorted(default.keys() - variant.keys())}, *other])
 
 
 def test_lint_has_nothing_to_say(helm: Helm) -> None:
@@ -73,40 +79,44 @@ def test_lint_has_nothing_to_say(helm: Helm) -> None:
     assert "WARNING" not in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [(), FULL], ids=["default", "full"])
-def test_no_role_reads_secrets_or_takes_all(render: Render, arguments: tuple[str, ...]) -> None:
+def test_without_injection_nothing_of_it_is_there(render: Render) -> None:
+    documents = render(*VARIANTS["injection-off"])
+    assert [name for name in _named(documents) if "webhook" in name.lower() or "certificate" in name.lower()] == []
+    given = {entry["name"]: entry["value"] for entry in _container(documents, "operator")["env"]}
+    assert given["DATAFETCH_WEBHOOK_CONFIGURATION"] == ""
+    settings = read_settings(given)
+    assert settings.certificates is None
+    assert not settings.injection.gates
+
+
+def test_an_issuer_of_the_cluster_signs_for_cert_manager(render: Render) -> None:
+    issuer = "injection.certManager.issuerRef"
+    documents = render(*VARIANTS["cert-manager"], "--set", f"{issuer}.name=platform,{issuer}.kind=ClusterIssuer")
+    [certificate] = _kind(documents, "Certificate")
+    assert _kind(documents, "Issuer") == []
+    spec = certificate["spec"]
+    assert spec["issuerRef"] == {"name": "platform", "kind": "ClusterIssuer", "group": "cert-manager.io"}
+    assert spec["dnsNames"][0] == f"datafetch-webhook.{SYSTEM}.svc"
+
+
+@pytest.mark.parametrize("arguments", [(), VARIANTS["cert-manager"]], ids=["own", "cert-manager"])
+def test_the_certificate_is_mounted_without_the_ca_s_key(render: Render, arguments: tuple[str, ...]) -> None:
     documents = render(*arguments)
-    rules = [rule for kind in ("Role", "ClusterRole") for role in _kind(documents, kind) for rule in role["rules"]]
-    assert rules
-    for rule in rules:
-        assert set(rule) == {"apiGroups", "resources", "verbs"}
-        assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
-        assert not {"secrets", "pods/exec", "pods/attach", "pods/portforward"} & set(rule["resources"])
-        assert not {"impersonate", "escalate", "bind"} & set(rule["verbs"])
+    [webhook] = [found for found in _kind(documents, "Deployment") if found["metadata"]["name"].endswith("-webhook")]
+    [secret] = [volume["secret"] for volume in webhook["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
+    assert secret["secretName"] == "datafetch-webhook-tls"
+    assert {item["key"] for item in secret["items"]} == {"tls.crt", "tls.key"}
+    made = [certificate["spec"] for certificate in _kind(documents, "Certificate")]
+    assert not made or {spec["secretName"] for spec in made if not spec.get("isCA")} == {"datafetch-webhook-tls"}
+    own = read_settings(
+        {entry["name"]: entry["value"] for entry in _container(documents, "operator")["env"]}
+    ).certificates
+    assert own is None or own.tls_secret == "datafetch-webhook-tls" != own.ca_secret
 
 
-def test_the_operator_writes_no_spec_and_no_pod(render: Render) -> None:
-    roles = [
-        role for role in _kind(render(), "ClusterRole") if role["metadata"]["name"].endswith(("reconcile", "logs"))
-    ]
-    writes = {"create", "update", "patch", "delete", "deletecollection"}
-    written = {
-        name for role in roles for rule in role["rules"] if writes & set(rule["verbs"]) for name in rule["resources"]
-    }
-    assert written == {
-        "datafetches/status",
-        "jobs",
-        "configmaps",
-        "persistentvolumeclaims",
-        "events",
-    }
-
-
-def test_named_namespaces_need_no_rights_in_any_other(render: Render) -> None:
-    documents = render("--set", "watchNamespaces={research,serving}", "--set", "rbac.aggregate=false")
-    assert _kind(documents, "ClusterRole") == _kind(documents, "ClusterRoleBinding") == []
-    for kind in ("Role", "RoleBinding"):
-        assert {object_["metadata"]["namespace"] for object_ in _kind(documents, kind)} == {"research", "serving"}
+def test_a_single_webhook_pod_does_not_hold_its_node(render: Render) -> None:
+    assert len(_kind(render(), "PodDisruptionBudget")) == 1
+    assert _kind(render("--set", "injection.replicas=1"), "PodDisruptionBudget") == []
 
 
 def test_users_get_rights_by_the_built_in_roles(render: Render) -> None:
@@ -147,7 +157,7 @@ class _Recorded(Mapping[str, str]):
 
 
 def test_every_value_reaches_the_operator(render: Render) -> None:
-    container = _operator(render(*FULL))
+    container = _container(render(*FULL), "operator")
     given = {
         entry["name"]: entry.get("value", "") for entry in container["env"] if entry["name"].startswith("DATAFETCH_")
     }
@@ -170,12 +180,53 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
     assert (settings.workers, settings.resync_seconds) == (16, 60)
     assert settings.health_port == 9000 == container["ports"][0]["containerPort"]
     assert (settings.log_level, settings.log_format) == ("debug", "text")
+    assert settings.certificates == Certificates(
+        configuration="fetcher-webhook",
+        namespace=SYSTEM,
+        service="fetcher-webhook",
+        ca_secret="fetcher-webhook-ca",
+        tls_secret="fetcher-webhook-tls",
+        ca_days=730,
+        certificate_days=30,
+    )
+    assert not settings.injection.gates
 
 
-def test_the_chart_s_defaults_are_the_operator_s(render: Render) -> None:
-    given = {entry["name"]: entry["value"] for entry in _operator(render())["env"]}
-    image = given["DATAFETCH_DOWNLOADER_IMAGE"]
-    assert read_settings(given) == read_settings({"DATAFETCH_DOWNLOADER_IMAGE": image})
+def test_every_value_reaches_the_webhook(render: Render) -> None:
+    container = _container(render(*FULL), "webhook")
+    given = {
+        entry["name"]: entry.get("value", "") for entry in container["env"] if entry["name"].startswith("DATAFETCH_")
+    }
+    environment = _Recorded(given)
+    settings = read_settings(environment)
+    assert set(given) <= environment.asked
+    assert settings.downloader_image == "registry.example:5000/platform/datafetch-downloader:2.0.0"
+    assert settings.injection == Injection(
+        resources={"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+        most_resources={"cpu": "8", "memory": "16Gi"},
+        size="20Gi",
+        most_size="1Ti",
+        gates=False,
+    )
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"webhook": 10250, "metrics": 9000}
+    assert (settings.webhook.port, settings.health_port) == (10250, 9000)
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "certificates"]
+    assert mount == {"name": "certificates", "mountPath": str(settings.webhook.certificates), "readOnly": True}
+    assert (settings.log_level, settings.log_format) == ("debug", "text")
+
+
+@pytest.mark.parametrize("role", ["operator", "webhook"])
+def test_the_chart_s_defaults_are_those_of_the_settings(render: Render, role: str) -> None:
+    given = {entry["name"]: entry["value"] for entry in _container(render(), role)["env"]}
+    settings = read_settings(given)
+    default = read_settings({"DATAFETCH_DOWNLOADER_IMAGE": given["DATAFETCH_DOWNLOADER_IMAGE"]})
+    if settings.certificates is not None:
+        webhook = "datafetch-webhook"
+        default = replace(
+            default, certificates=Certificates(webhook, SYSTEM, webhook, f"{webhook}-ca", f"{webhook}-tls")
+        )
+    assert settings == default
 
 
 _REFUSED = [
@@ -188,6 +239,15 @@ _REFUSED = [
     ("downloader.image.repository=datafetch:1", "does not match pattern"),
     ("metrics.port=99999", "maximum: got 99,999, want 65,535"),
     ("watchNamespaces={Research}", "does not match pattern"),
+    ("injection.enable=false", "additional properties 'enable' not allowed"),
+    ("injection.replicas=0", "minimum: got 0, want 1"),
+    ("injection.gates=false", "at '/injection/gates': got boolean, want object"),
+    ("injection.size=10GB", "does not match pattern"),
+    ("injection.mostResources.cpu=4", "at '/injection/mostResources/cpu': got number, want string"),
+    ("injection.certManager.issuer.name=x", "additional properties 'issuer' not allowed"),
+    ("injection.webhook.port=443", "minimum: got 443, want 1,024"),
+    ("injection.webhook.timeoutSeconds=31", "maximum: got 31, want 30"),
+    ("injection.certificates.days=366", "injection.certificates.days is 366; it may be at most caDays, which is 365"),
 ]
 
 
@@ -212,7 +272,9 @@ def test_the_api_server_takes_it_in_a_namespace_that_is_restricted(
     done = helm("template", "x", str(CHART), "--namespace", namespace, "--kube-version", "1.35.4", *enabled)
     apply = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--warnings-as-errors")
     applied = kubectl(*apply, "--namespace", namespace, "-f", "-", stdin=done.stdout)
-    assert "deployment.apps/x-datafetch-operator serverside-applied" in applied
+    for name in ("operator", "webhook"):
+        assert f"deployment.apps/x-datafetch-{name} serverside-applied" in applied
+    assert "mutatingwebhookconfiguration.admissionregistration.k8s.io/x-datafetch-webhook" in applied
 
 
 def test_the_notes_tell_the_next_two_commands(helm: Helm, kubectl: Kubectl, kubeconfig: str, definition: None) -> None:
@@ -223,3 +285,15 @@ def test_the_notes_tell_the_next_two_commands(helm: Helm, kubectl: Kubectl, kube
     assert commands == ["kubectl apply -f - <<EOF", "kubectl get datafetch tiny --namespace default --watch"]
     manifest = notes.split("<<EOF\n")[1].split("  EOF\n")[0]
     assert "datafetch.datafetch.io/tiny created" in kubectl("create", "--dry-run=server", "-f", "-", stdin=manifest)
+
+
+def test_the_notes_show_how_a_pod_asks(helm: Helm, kubeconfig: str) -> None:
+    common = ("--dry-run=server", "--kubeconfig", kubeconfig, "--set", "crds.install=false", "--namespace", "default")
+    notes = helm("install", "notes", str(CHART), *common).stdout.split("NOTES:\n")[1]
+    asked = {line.split(":")[0] for line in map(str.strip, notes.splitlines()) if line.startswith("datafetch.io/")}
+    assert asked == {PodAnnotation.FETCH, PodAnnotation.MOUNT_PATH, PodAnnotation.URI}
+    assert "WARNING" not in notes
+    own = helm("install", "notes", str(CHART), *common, "--set", "watchNamespaces={research,default}").stdout
+    assert "WARNING: pods in default get no data by annotation" in own
+    off = helm("install", "notes", str(CHART), *common, "--set", "injection.enabled=false").stdout
+    assert "annotation" not in off.split("NOTES:\n")[1]

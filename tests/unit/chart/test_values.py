@@ -24,7 +24,7 @@ def _described(schema: dict[str, Any], path: str = "") -> set[str]:
     for name, inner in schema.get("properties", {}).items():
         assert inner["description"], f"{path}{name}"
         found |= {f"{path}{name}"} | _described(inner, f"{path}{name}.")
-    return found - {"operator.resources.claims", "downloader.resources.claims"}
+    return {name for name in found if not name.endswith("resources.claims")}
 
 
 def _valued(values: dict[str, Any], schema: dict[str, Any], path: str = "") -> set[str]:
