@@ -65,8 +65,7 @@ class _Volume:
 
     name: str
     capacity: int | None
-    own: bool
-    """Whether it was in the pod before: a container that mounts it keeps its own mount."""
+    """Bytes; None where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,12 @@ class _Injection:
         self._settings = settings
         self._warnings: list[str] = []
         self._containers: list[Json] = []
+        self._mounted_before = {
+            (container["name"], mount["name"])
+            for kind in ("containers", "initContainers")
+            for container in self._draft.spec.get(kind) or ()
+            for mount in container.get("volumeMounts") or ()
+        }
 
     def carry_out(self) -> Injected:
         _refuse_windows(self._draft.spec)
@@ -322,7 +327,7 @@ class _Injection:
                 f"ask for less, or use a claim with {PodAnnotation.VOLUME}"
             )
         self._draft.add_volume({"name": name, "emptyDir": {"sizeLimit": size}})
-        return _Volume(name, parse_bytes(size), own=False)
+        return _Volume(name, parse_bytes(size))
 
     def _named_volume(self, wanted: str) -> _Volume:
         """Return the pod's volume of that name, or that is the claim of that name."""
@@ -337,8 +342,8 @@ class _Injection:
         if found is None:
             claim = self._world.claims[wanted]
             self._refuse_read_only_claim(claim)
-            return _Volume(self._draft.add_claim(wanted), claim_capacity(claim), own=False)
-        return _Volume(str(found["name"]), self._capacity(wanted, found), own=True)
+            return _Volume(self._draft.add_claim(wanted), claim_capacity(claim))
+        return _Volume(str(found["name"]), self._capacity(wanted, found))
 
     def _capacity(self, wanted: str, volume: Json) -> int | None:
         """Return the bytes that a volume of the pod holds, where that can be told. Refuses what cannot be written."""
@@ -369,9 +374,8 @@ class _Injection:
         """Mount a source's data, and render the container that downloads it."""
         request, volume = self._request, source.volume
         for container in users:
-            there = [mount["name"] for mount in container.get("volumeMounts") or ()]
-            if volume.own and volume.name in there and request.mount_path is None:
-                continue
+            if (container["name"], volume.name) in self._mounted_before and request.mount_path is None:
+                continue  # It mounts the volume itself, where it wants to.
             mount: Json = {"name": volume.name, "mountPath": source.mount_path}
             mount |= {"subPath": source.directory} if source.directory else {}
             mount |= {"readOnly": True} if request.read_only is not False else {}
