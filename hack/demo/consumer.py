@@ -1,4 +1,6 @@
-"""The pod that uses the data: examples/kubernetes/consumer-pod.yaml, told to checksum everything that it finds."""
+"""The pods that use the data, told to checksum everything that they find: one that mounts the claim by hand
+(examples/kubernetes/consumer-pod.yaml), and those of a Deployment that asks for it by annotation (deployment.yaml there).
+"""
 
 import hashlib
 import json
@@ -12,7 +14,8 @@ from demo.content import Item
 from deploy.kubectl import Kubectl
 from images import builder
 
-_CHECKSUMS = f"cd /data/{place.FETCH} && find -L . -type f -exec sha256sum {{}} +"
+_CHECKSUMS = "find -L . -type f -exec sha256sum {} +"
+_END = "That is all."
 _SECONDS = 180
 _POLL_SECONDS = 0.3
 _SHOWN = 5
@@ -28,7 +31,29 @@ def checksums(kubectl: Kubectl) -> dict[str, str]:
     said = kubectl.run("logs", name, "--namespace", place.NAMESPACE)
     if phase != "Succeeded":
         raise ClusterError(f"The pod {name} ended as {phase}: {said.strip()[-2000:]}")
-    lines = (line.split("  ./", 1) for line in said.splitlines())
+    return _read(said)
+
+
+def checksums_of_deployment(kubectl: Kubectl) -> dict[str, str]:
+    """Apply the Deployment; return the SHA-256 of every file that its pod finds where its annotation says."""
+    asking = _deployment(kubectl)
+    name, template = asking["metadata"]["name"], asking["spec"]["template"]
+    for key, value in template["metadata"]["annotations"].items():
+        print(f"    {key}: {value}")
+    kubectl.delete("deployment", name, place.NAMESPACE)
+    kubectl.run("create", "--namespace", place.NAMESPACE, "-f", "-", stdin=json.dumps(asking))
+    where = ("--namespace", place.NAMESPACE)
+    kubectl.run("rollout", "status", f"deployment/{name}", *where, f"--timeout={_SECONDS}s")
+    deadline = time.monotonic() + _SECONDS
+    while _END not in (said := kubectl.run("logs", f"deployment/{name}", *where)):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"The Deployment {name} has not read everything after {_SECONDS} s.")
+        time.sleep(_POLL_SECONDS)
+    return _read(said)
+
+
+def _read(said: str) -> dict[str, str]:
+    lines = (line.split("  ./", 1) for line in said.splitlines() if "  ./" in line)
     return {path: digest for digest, path in lines}
 
 
@@ -57,8 +82,26 @@ def _pod(kubectl: Kubectl) -> Object:
     pod: Object = json.loads(read)
     pod["metadata"]["namespace"] = place.NAMESPACE
     _, downloader = builder.IMAGES
-    pod["spec"]["containers"][0] |= {"image": downloader.name, "args": [_CHECKSUMS]}
+    command = f"cd /data/{place.FETCH} && {_CHECKSUMS}"
+    pod["spec"]["containers"][0] |= {"image": downloader.name, "args": [command]}
     return pod
+
+
+def _deployment(kubectl: Kubectl) -> Object:
+    """Return the example's Deployment with one pod, this fetch, an image that the nodes have, and our command."""
+    documents = place.DEPLOYMENT.read_text().split("\n---\n")
+    manifest = next(document for document in documents if "\nkind: Deployment\n" in document)
+    deployment: Object = json.loads(kubectl.run("create", "--dry-run=client", "-o", "json", "-f", "-", stdin=manifest))
+    deployment["metadata"]["namespace"] = place.NAMESPACE
+    deployment["spec"]["replicas"] = 1
+    template = deployment["spec"]["template"]
+    template["metadata"]["annotations"]["datafetch.io/fetch"] = place.FETCH
+    mount_path = template["metadata"]["annotations"]["datafetch.io/mount-path"]
+    _, downloader = builder.IMAGES
+    command = f"cd {mount_path} && {_CHECKSUMS} && echo {_END} && exec sleep infinity"
+    template["spec"]["containers"][0] |= {"image": downloader.name, "command": ["sh", "-ec", command]}
+    template["spec"]["terminationGracePeriodSeconds"] = 1
+    return deployment
 
 
 def _await_end(kubectl: Kubectl, name: str) -> str:

@@ -7,6 +7,7 @@ from cluster import paths
 PROJECT = Path(__file__).resolve().parents[2]
 MANIFEST = PROJECT / "examples" / "datafetch.yaml"
 CONSUMER = PROJECT / "examples" / "kubernetes" / "consumer-pod.yaml"
+DEPLOYMENT = PROJECT / "examples" / "kubernetes" / "deployment.yaml"
 FETCH = "training"
 """Name of the DataFetch in the manifest, of its claim, and of its directory on it."""
 NAMESPACE = "demo"

@@ -35,7 +35,9 @@ def run(*, keep: bool) -> None:
         client.run("apply", "--namespace", place.NAMESPACE, "-f", str(place.MANIFEST))
         view.follow(client, place.NAMESPACE, place.FETCH, _FETCH_SECONDS)
     with _step("A pod mounts the claim read-only and checksums every file; compared with the sources"):
-        _check(client, items)
+        _check(consumer.checksums(client), items)
+    with _step("A Deployment asks for the same by annotation on its pods, and checksums what it finds there"):
+        _check(consumer.checksums_of_deployment(client), items)
     print(f"\nDone in {time.monotonic() - started:.0f} s.\n{_farewell(client)}", flush=True)
 
 
@@ -88,8 +90,7 @@ def _secret(name: str, data: dict[str, str]) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
 
 
-def _check(client: Kubectl, items: list[content.Item]) -> None:
-    found = consumer.checksums(client)
+def _check(found: dict[str, str], items: list[content.Item]) -> None:
     if differences := consumer.compare(found, items):
         raise ClusterError("The volume does not hold what the sources do: " + "; ".join(differences))
     left_out = sum(item.arrives_at is None for item in items)
@@ -104,7 +105,7 @@ Look around:
   export KUBECONFIG={client.kubeconfig} PATH={client.program.parent}:$PATH
   kubectl get datafetch --all-namespaces
   kubectl describe datafetch {place.FETCH} --namespace {place.NAMESPACE}
-  kubectl get pvc,jobs,pods --namespace {place.NAMESPACE}
+  kubectl get pvc,jobs,deployments,pods --namespace {place.NAMESPACE}
   kubectl logs deployment/datafetch-operator --namespace {chart.NAMESPACE}
 Remove it, with the cluster and the storage servers:
   make demo-clean"""

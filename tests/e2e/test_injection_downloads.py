@@ -43,16 +43,15 @@ def web(kubectl: Kubectl, host: str, tenant: Tenant) -> Iterator[tuple[StaticSer
         yield server, storage.publish(kubectl, "web", host, port, tenant.namespace)
 
 
-def inline(bucket: Bucket, secrets: str) -> str:
+def inline(bucket: Bucket) -> str:
     """Return a downloader config as it stands in an annotation."""
     return f"""
-download_root: .
 download_items:
   - type: s3
     name: objects
     endpoint_url: {bucket.endpoint}
-    access_key_id_file: {secrets}/AWS_ACCESS_KEY_ID
-    secret_key_file: {secrets}/AWS_SECRET_ACCESS_KEY
+    access_key_id_file: AWS_ACCESS_KEY_ID
+    secret_key_file: AWS_SECRET_ACCESS_KEY
     items:
       - bucket: {bucket.name}
         items:
@@ -153,8 +152,7 @@ def test_a_uri_needs_no_resource(tenant: Tenant, web: tuple[StaticServer, str]) 
 def test_a_config_in_the_annotation_reads_its_secret_and_shows_nothing_of_it(tenant: Tenant, bucket: Bucket) -> None:
     digests = bucket.put(CONTENT)
     tenant.recipe("docs", bucket.source(include=["**/*.md"]))
-    config = inline(bucket, "/etc/datafetch/secrets/inline")
-    made = template({"fetch": "docs=/docs", "config": config, "secret": SECRET}, container(_both()))
+    made = template({"fetch": "docs=/docs", "config": inline(bucket), "secret": SECRET}, container(_both()))
     tenant.apply(pod("reader", made))
     assert finish(tenant, "reader") == {
         "from/$(HOME)/$$x/part-1.bin": digests["data/part-1.bin"],

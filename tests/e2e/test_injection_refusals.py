@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from e2e.workloads import (
     wait_for_pod_phase,
 )
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "kubernetes"
 CONTENT = {"README.md": b"# hello\n"}
 CLASH = {"volumes": [{"name": "datafetch-inline", "emptyDir": {}}]}
 MOUNTED = container(volumeMounts=[{"name": "own", "mountPath": "/data"}])
@@ -51,10 +53,9 @@ def test_a_refused_pod_of_a_deployment_shows_in_the_events_of_its_replica_set(te
         ({"mount_path": "/x"}, {}, ["datafetch.io/fetch"]),
         ({"uri": "https://example.org/a"}, CLASH, ["datafetch-inline"]),
         ({"uri": "ftp://example.org/a"}, {}, ["ftp://example.org/a"]),
-        ({"config": "download_root: .\ndownload_items:\n  - tipe: s3\n"}, {}, [":3:", "tipe"]),
+        ({"config": "download_items:\n  - type: s3\n    nam: a\n"}, {}, [":3:", "nam"]),
         ({"uri": "https://example.org/a", "volume": "nosuch"}, {}, ["nosuch"]),
         ({"uri": "https://example.org/a", "containers": "mian"}, {}, ["mian", "main"]),
-        ({"uri": "https://example.org/a", "after": "nosuch"}, {}, ["nosuch"]),
         ({"uri": "https://example.org/a", "memory": "900Gi"}, {}, ["900Gi"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) and value else None,
@@ -86,6 +87,26 @@ def test_a_dry_run_shows_what_would_be_and_leaves_nothing(tenant: Tenant) -> Non
     assert ours["name"] == "datafetch-inline"
     assert "nvidia.com/gpu" not in json.dumps(ours["resources"])
     assert not pods_of(tenant, "app=consumer")
+
+
+@pytest.mark.parametrize("example", ["deployment", "inline", "gpu-job", "recipe"])
+def test_the_pods_of_every_example_are_admitted(tenant: Tenant, example: str) -> None:
+    documents = (EXAMPLES / f"{example}.yaml").read_text().split("\n---\n")
+    there = ("--namespace", tenant.namespace)
+    read = ("create", "--dry-run=client", "-o", "json", *there, "-f", "-")
+    found = [json.loads(tenant.kubectl.run(*read, stdin=document)) for document in documents]
+    (workload,) = [one for one in found if "template" in one["spec"]]
+    for one in found:
+        if one["kind"] == "DataFetch":
+            # Not on its way to a source that is not ours.
+            one["spec"]["suspend"] = "target" in one["spec"]
+        if one is not workload:
+            tenant.apply(one)
+    seen = tenant.rehearse(pod("example", workload["spec"]["template"]))
+    assert seen.returncode == 0, seen.stderr
+    spec = json.loads(seen.stdout)["spec"]
+    assert spec["containers"][0]["volumeMounts"]
+    assert spec.get("initContainers") or spec.get("schedulingGates")
 
 
 def test_pods_stay_what_they_are_when_they_are_changed_copied_or_debugged(tenant: Tenant, bucket: Bucket) -> None:

@@ -99,15 +99,16 @@ def test_a_gate_says_when_its_data_does_not_come_and_opens_when_it_does(tenant: 
 def test_only_the_named_containers_get_it_and_what_is_ready_is_not_waited_for(tenant: Tenant, bucket: Bucket) -> None:
     digests = bucket.put(CONTENT)
     tenant.claim("data")
+    tenant.fetch("model", bucket.source(), suspend=True)
     refused = tenant.rehearse(pod("early", template({"fetch": "model", "wait": "none"})))
-    assert "model" in refused.stderr
-    tenant.fetch("model", bucket.source())
+    assert "not Ready" in refused.stderr
+    tenant.fetch("model", bucket.source(), suspend=False)
     tenant.wait_for_phase("model", "Ready")
     request = {"fetch": "model=/models", "containers": "main, prepare", "wait": "none"}
     there = checksums("/models")
     made = template(
         request,
-        container(f"{there}; test ! -w /models/README.md"),
+        container(f"{there}; ! touch /models/mine"),
         container("test ! -e /models", name="other"),
         initContainers=[container(there, name="prepare"), container("test ! -e /models", name="check")],
     )

@@ -62,7 +62,8 @@ def template(requests: Json, *containers: Json, stays: bool = False, **spec: Any
 
 def pod(name: str, made: Json) -> Json:
     """Return a bare pod of a template."""
-    return {"apiVersion": "v1", "kind": "Pod", **made, "metadata": {**made["metadata"], "name": name}}
+    metadata = {key: value for key, value in made["metadata"].items() if value is not None}
+    return {"apiVersion": "v1", "kind": "Pod", **made, "metadata": {**metadata, "name": name}}
 
 
 def deployment(name: str, made: Json, replicas: int = 1) -> Json:
