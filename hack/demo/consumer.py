@@ -1,5 +1,7 @@
-"""The pods that use the data, told to checksum everything that they find: one that mounts the claim by hand
-(examples/kubernetes/consumer-pod.yaml), and those of a Deployment that asks for it by annotation (deployment.yaml there).
+"""The pods that use the data, told to checksum everything that they find.
+
+One mounts the claim by hand (examples/kubernetes/consumer-pod.yaml); that of a Deployment asks for it by annotation
+(examples/kubernetes/deployment.yaml).
 """
 
 import hashlib
