@@ -44,8 +44,8 @@ def uninstall_chart(kubectl: Kubectl, namespace: str = NAMESPACE, release: str =
 def local_images() -> Values:
     """Return the values that name the images built here.
 
-    Their tag stays the same when their content changes. The pods of operator and webhook carry their image's id, so that
-    they are replaced by an upgrade to a new image and by no other.
+    Their tag stays the same when their content changes. The pods of operator and webhook carry the id of their image:
+    they are replaced by an upgrade to a new image, and by no other.
     """
     operator, downloader = builder.IMAGES
     annotations = {"image-id": _image_id(operator)}

@@ -40,6 +40,12 @@ def kubeconfig() -> str:
 
 
 @pytest.fixture(scope="session")
+def host() -> str:
+    """Return the address of this machine that the API server reaches."""
+    return _cluster("host-ip")
+
+
+@pytest.fixture(scope="session")
 def kubectl(kubeconfig: str) -> Kubectl:
     binary = str(tool("kubectl"))
 
