@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from datafetch.errors import InsufficientSpaceError, UnsafePathError
 from datafetch.ledger import CollisionError, Ledger
+from datafetch.marker import STATE_DIRECTORY
 from datafetch.records import Kind, ManifestFile, PlannedFile, StagedFile
 from datafetch.sources import Entry
 from datafetch_api.quantities import format_bytes
 
-STATE_DIRECTORY = ".datafetch"
 _OURS = f"{STATE_DIRECTORY} is the name of our own directory"
 _SEGMENT_BYTES = 255
 _PATH_BYTES = 3800

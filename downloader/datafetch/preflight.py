@@ -15,11 +15,12 @@ from datafetch.engine import FetchObserver, Opener
 from datafetch.errors import InsufficientSpaceError, TargetNotWritableError, TargetOccupiedError
 from datafetch.ledger import Ledger
 from datafetch.listing import list_sources, scratch_ledger
-from datafetch.plan import STATE_DIRECTORY, Plan, check_space, fold_case, present_bytes
+from datafetch.marker import MANIFESTS, REVISIONS, STATE_DIRECTORY, linked_revision
+from datafetch.plan import Plan, check_space, fold_case, present_bytes
 from datafetch.records import ManifestFile, PlannedFile
 from datafetch.sink.directory import Directory
 from datafetch.sink.journal import recover
-from datafetch.sink.layout import MANIFESTS, REVISIONS, is_as_published, manifest_name
+from datafetch.sink.layout import is_as_published, manifest_name
 from datafetch.sink.manifest import DamagedManifestError, read_header, read_manifest
 from datafetch.sources import open_source
 from datafetch_api.config import DownloadConfig, Managed
@@ -200,8 +201,8 @@ def _published_revision(link: str, managed: Managed) -> str | None:
         if not os.path.lexists(link) or (os.path.isdir(link) and not os.listdir(link)):
             return None
         raise occupied
-    head, _, revision = os.readlink(link).rpartition("/")
-    if head != f"{state}/{REVISIONS}":
+    revision = linked_revision(os.path.basename(link), os.readlink(link))
+    if revision is None:
         raise occupied
     directory = Directory.open(os.path.dirname(link))
     try:

@@ -21,11 +21,10 @@ from typing import Literal, Self
 
 from datafetch.checksums import Hasher, new_hasher
 from datafetch.errors import IntegrityMismatchError, InterruptedByRequestError, InvalidConfigError
-from datafetch.plan import STATE_DIRECTORY
+from datafetch.marker import MANIFESTS, REVISIONS, STATE_DIRECTORY, ManifestHeader
 from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory
-from datafetch.sink.layout import MANIFESTS, REVISIONS
-from datafetch.sink.manifest import DamagedManifestError, ManifestHeader, read_header, read_manifest
+from datafetch.sink.manifest import DamagedManifestError, read_header, read_manifest
 from datafetch.sources import ChecksumAlgorithm
 
 _READ_BYTES = 1 << 20

@@ -15,7 +15,6 @@ In place (`download_root`): the files at their names, and beside them
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -24,27 +23,26 @@ from typing import Literal, Protocol
 
 from datafetch.errors import TargetNotWritableError, TargetOccupiedError
 from datafetch.ledger import Ledger
-from datafetch.plan import STATE_DIRECTORY, manifest_digest
+from datafetch.marker import (
+    MANIFESTS,
+    REVISIONS,
+    STATE_DIRECTORY,
+    ManifestHeader,
+    is_revision,
+    link_text,
+    linked_revision,
+)
+from datafetch.plan import manifest_digest
 from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory, refusals
 from datafetch.sink.lock import EPOCHS
-from datafetch.sink.manifest import (
-    DamagedManifestError,
-    ManifestHeader,
-    now,
-    read_header,
-    read_manifest,
-    write_manifest,
-)
+from datafetch.sink.manifest import DamagedManifestError, now, read_header, read_manifest, write_manifest
 from datafetch.sink.verification import holds_checksum
 from datafetch_api.config import Managed
 
 TREE = "tree"
-MANIFESTS = "manifests"
-REVISIONS = "revisions"
 PUBLISHING = "publishing"
 """In an epoch's directory: the revision that it is about to publish."""
-_REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,79}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,7 @@ class ManagedLayout:
             revision = (self.state.read(note) or b"").decode(errors="replace")
             if published is not None and revision == published:
                 self._note_visible(published, note)
-            if not _REVISION.fullmatch(revision) or revision in (published, found):
+            if not is_revision(revision) or revision in (published, found):
                 continue
             whole = self.state.stat(f"{REVISIONS}/{revision}") is not None
             if found is None and whole and read_header(self.state, f"{MANIFESTS}/{revision}.json") is not None:
@@ -204,9 +202,9 @@ class ManagedLayout:
     def _published_revision(self) -> str | None:
         """Return the id of the revision that the link names; None where nothing, or an empty directory, is there."""
         target = self._parent.read_link(self._link)
-        prefix = f"{STATE_DIRECTORY}/{self._link}/{REVISIONS}/"
-        if target is not None and target.startswith(prefix) and _REVISION.fullmatch(target.removeprefix(prefix)):
-            return target.removeprefix(prefix)
+        revision = None if target is None else linked_revision(self._link, target)
+        if revision is not None:
+            return revision
         if target is None:
             status = self._parent.stat(self._link)
             if status is None or (os.path.isdir(self._path) and not self._parent.names(self._link)):
@@ -273,7 +271,7 @@ class ManagedLayout:
     def _flip(self, revision: str) -> None:
         self._published_revision()  # somebody may have put something in the link's place meanwhile
         temporary = f"link.{os.urandom(6).hex()}"
-        self.state.symlink(f"{STATE_DIRECTORY}/{self._link}/{REVISIONS}/{revision}", temporary)
+        self.state.symlink(link_text(self._link, revision), temporary)
         if os.path.isdir(self._path) and not os.path.islink(self._path):
             with refusals(self._path):
                 os.rmdir(self._link, dir_fd=self._parent.descriptor)

@@ -7,44 +7,20 @@ line: who only asks whose it is reads no more.
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 
+from datafetch.marker import ENTRIES, ManifestHeader, parse_header
 from datafetch.plan import safe_path
 from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory
 
-_VERSION = 1
-_BEGIN = b', "entries": ['
 _BATCH = 256
 
 
 class DamagedManifestError(Exception):
     """A manifest that does not hold what its header says."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestHeader:
-    """What a manifest says beside its files."""
-
-    revision: str
-    spec_hash: str
-    manifest_digest: str
-    files: int
-    bytes: int
-    time: str
-    """When it was published, RFC 3339 in UTC."""
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-    """Whose data it is; empty for a directory that no DataFetch owns."""
-    version: int = _VERSION
-
-    @property
-    def published(self) -> datetime:
-        """When it was published."""
-        return datetime.fromisoformat(self.time)
 
 
 def now() -> str:
@@ -58,7 +34,7 @@ def write_manifest(directory: Directory, path: str, header: ManifestHeader, file
 
 
 def _lines(header: ManifestHeader, files: Iterable[ManifestFile]) -> Iterator[bytes]:
-    yield json.dumps(asdict(header))[:-1].encode() + _BEGIN + b"\n"
+    yield json.dumps(asdict(header))[:-1].encode() + ENTRIES + b"\n"
     batch: list[str] = []
     separator = ""
     for file in files:
@@ -81,15 +57,7 @@ def _entry(file: ManifestFile) -> str:
 def read_header(directory: Directory, path: str) -> ManifestHeader | None:
     """Return a manifest's header, or None where there is none that can be read."""
     with directory.lines(path) as lines:
-        return _parse_header(next(lines, b""))
-
-
-def _parse_header(line: bytes) -> ManifestHeader | None:
-    try:
-        document = json.loads(line.rstrip(b"\n").removesuffix(_BEGIN) + b"}")
-        return ManifestHeader(**document)
-    except (ValueError, TypeError):
-        return None
+        return parse_header(next(lines, b""))
 
 
 @contextmanager
@@ -99,7 +67,7 @@ def read_manifest(directory: Directory, path: str) -> Iterator[tuple[ManifestHea
     The files raise DamagedManifestError where what follows is not the whole of a manifest.
     """
     with directory.lines(path) as lines:
-        header = _parse_header(next(lines, b""))
+        header = parse_header(next(lines, b""))
         yield None if header is None else (header, _parse_files(header, lines))
 
 
@@ -123,7 +91,6 @@ def _parse_files(header: ManifestHeader, lines: Iterator[bytes]) -> Iterator[Man
 __all__ = [
     "DamagedManifestError",
     "ManifestFile",
-    "ManifestHeader",
     "now",
     "quoted",
     "read_header",

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafetch.ledger import Ledger
+from datafetch.marker import ManifestHeader
 from datafetch.plan import missing_ranges
 from datafetch.records import ManifestFile, PlannedFile, StagedFile
 from datafetch.sink import journal
 from datafetch.sink.directory import Directory
 from datafetch.sink.journal import Journal, recover
 from datafetch.sink.layout import prunable
-from datafetch.sink.manifest import ManifestHeader
 
 MIB = 1 << 20
 
