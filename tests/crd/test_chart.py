@@ -201,6 +201,7 @@ def test_every_value_reaches_the_webhook(render: Render) -> None:
     settings = read_settings(environment)
     assert set(given) <= environment.asked
     assert settings.downloader_image == "registry.example:5000/platform/datafetch-downloader:2.0.0"
+    assert settings.downloader_pull_secrets == ("registry", "mirror")
     assert settings.injection == Injection(
         resources={"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
         most_resources={"cpu": "8", "memory": "16Gi"},
