@@ -16,6 +16,8 @@ from images import builder
 CHART = Path(__file__).resolve().parents[2] / "helm" / "datafetch"
 NAMESPACE = "datafetch-system"
 RELEASE = "datafetch"
+OWN_WEBHOOK_LABEL = "datafetch.io/own-webhook"
+"""Namespaces with this label are left to the webhook of a test; the release's does not look at their pods."""
 
 Values = Mapping[str, Any]
 
@@ -51,7 +53,10 @@ def local_images() -> Values:
     annotations = {"image-id": _image_id(operator)}
     return {
         "operator": {"image": _image_value(operator), "podAnnotations": annotations},
-        "injection": {"webhook": {"podAnnotations": annotations}},
+        "injection": {
+            "webhook": {"podAnnotations": annotations},
+            "namespaceSelector": {"matchExpressions": [{"key": OWN_WEBHOOK_LABEL, "operator": "DoesNotExist"}]},
+        },
         "downloader": {"image": _image_value(downloader)},
     }
 

@@ -16,9 +16,17 @@ from typing import Any
 from kubernetes import client
 
 from crd.fetches import Json, Kubectl, refusal_of
+from deploy.chart import OWN_WEBHOOK_LABEL
 
 ASKING = {"datafetch.io/fetch": "weights"}
 _ACTIVE_SECONDS = 30
+
+
+def make_namespace(kubectl: Kubectl, name: str, **labels: str) -> None:
+    """Create a namespace that is left to the tests' own webhook, and wait until pods can be created in it."""
+    metadata = {"name": name, "labels": {OWN_WEBHOOK_LABEL: "yes", **labels}}
+    kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
 
 
 def only_in(configuration: Json, namespaces: Sequence[str]) -> Json:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from crd.configurations import ASKING, Pods, applied, await_true, only_in, pod
+from crd.configurations import ASKING, Pods, applied, await_true, make_namespace, only_in, pod
 from crd.conftest import SYSTEM, Render
 from crd.fetches import Json, Kubectl
 from crd.reviews import MARK, Recorder, make_certificate, serve
@@ -57,8 +57,7 @@ def namespaces(kubectl: Kubectl) -> Iterator[Namespaces]:
     run = uuid.uuid4().hex[:8]
     made = Namespaces(f"crd-webhook-{run}", f"crd-webhook-{run}-system")
     for name in (made.users, made.system):
-        kubectl("create", "namespace", name)
-        kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+        make_namespace(kubectl, name)
     yield made
     kubectl("delete", "namespace", made.users, made.system, "--wait=false")
 
@@ -225,9 +224,8 @@ def unanswered(
     @contextmanager
     def at(port: int) -> Iterator[Pods]:
         name = f"crd-webhook-{uuid.uuid4().hex[:8]}"
-        kubectl("create", "namespace", name)
+        make_namespace(kubectl, name)
         try:
-            kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
             with applied(kubectl, only_in(chart, [name]), f"https://{host}:{port}/inject", certificate):
                 pods = Pods(api, name)
                 await_true(lambda: pods.is_refused(ASKING), "pods are created although nobody answers")
