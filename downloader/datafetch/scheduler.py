@@ -2,7 +2,8 @@
 
 Pure bookkeeping under one lock: it knows no network and no disk; the files themselves are the plan's, of which it holds
 only the next few. Small fetches are not starved by large ones, because a worker that asks gets, in turn, a file of the
-next source and a range of a file that is under way; small files are for one who takes many at a time.
+next source and a range of a file that is under way; small files are for one who takes many at a time. Of no source are
+more files begun while many ranges of those that are under way wait: each holds a descriptor, and memory.
 """
 
 import threading
@@ -16,6 +17,10 @@ from datafetch.records import Kind, PlannedFile
 W = TypeVar("W")
 _PULLED = 128
 """Files of one source and kind that are held at a time."""
+_MOST_RANGES = 128
+"""Ranges of one source that wait; while there are more, none of its files is begun."""
+
+_NO_RANGES: Counter[int] = Counter()
 
 Pull = Callable[[int, Kind, int, int], list[PlannedFile]]
 """Returns files of a source and kind, those behind an id, at most so many."""
@@ -40,10 +45,10 @@ class RangeTask(Generic[W]):
 class _Stream:
     """The files of one source and kind that wait, of which the next few are at hand."""
 
-    __slots__ = ("_after", "_at_hand", "_kind", "_pull", "_source_index", "waiting")
+    __slots__ = ("_after", "_at_hand", "_kind", "_pull", "source_index", "waiting")
 
     def __init__(self, source_index: int, kind: Kind, pull: Pull) -> None:
-        self._source_index = source_index
+        self.source_index = source_index
         self._kind = kind
         self._pull = pull
         self._at_hand: deque[PlannedFile] = deque()
@@ -52,7 +57,7 @@ class _Stream:
 
     def take(self) -> PlannedFile:
         if not self._at_hand:
-            self._at_hand.extend(self._pull(self._source_index, self._kind, self._after, _PULLED))
+            self._at_hand.extend(self._pull(self.source_index, self._kind, self._after, _PULLED))
             self._after = self._at_hand[-1].id
         self.waiting -= 1
         return self._at_hand.popleft()
@@ -66,9 +71,6 @@ class _Turns:
         self._streams: dict[tuple[int, Kind], _Stream] = {}
         self._order: deque[_Stream] = deque()
 
-    def __bool__(self) -> bool:
-        return bool(self._order)
-
     def add(self, source_index: int, kind: Kind, count: int) -> None:
         stream = self._streams.get((source_index, kind))
         if stream is None:
@@ -77,12 +79,16 @@ class _Turns:
             self._order.append(stream)
         stream.waiting += count
 
-    def take(self) -> PlannedFile:
-        stream = self._order.popleft()
-        file = stream.take()
-        if stream.waiting:
-            self._order.append(stream)
-        return file
+    def take(self, ranges: Counter[int]) -> PlannedFile | None:
+        """Return a file of the next stream whose source has not too many ranges that wait."""
+        for _ in range(len(self._order)):
+            stream = self._order.popleft()
+            file = stream.take() if ranges[stream.source_index] <= _MOST_RANGES else None
+            if stream.waiting:
+                self._order.append(stream)
+            if file is not None:
+                return file
+        return None
 
 
 class Scheduler(Generic[W]):
@@ -94,7 +100,9 @@ class Scheduler(Generic[W]):
         self._small = _Turns(pull)
         self._wake_small = wake_small
         self._again: deque[PlannedFile] = deque()
-        self._ranges: deque[RangeTask[W]] = deque()
+        self._ranges: deque[tuple[int, RangeTask[W]]] = deque()
+        self._waiting_ranges: Counter[int] = Counter()
+        """How many of them there are of each source."""
         self._range_next = False
         self._outstanding = 0
         self._busy = 0
@@ -119,10 +127,11 @@ class Scheduler(Generic[W]):
             self._again.append(file)
             self._condition.notify()
 
-    def add_ranges(self, ranges: list[RangeTask[W]]) -> None:
-        """Take ranges of a file in."""
+    def add_ranges(self, source_index: int, ranges: list[RangeTask[W]]) -> None:
+        """Take ranges of a source's file in."""
         with self._condition:
-            self._ranges.extend(ranges)
+            self._ranges.extend((source_index, task) for task in ranges)
+            self._waiting_ranges[source_index] += len(ranges)
             self._condition.notify(len(ranges))
 
     def next(self) -> FileTask | RangeTask[W] | None:
@@ -146,8 +155,8 @@ class Scheduler(Generic[W]):
         """Return small files that nobody has begun, at most so many; none where none waits at present."""
         files: list[PlannedFile] = []
         with self._condition:
-            while self._small and not self._closed and len(files) < limit:
-                files.append(self._small.take())
+            while not self._closed and len(files) < limit and (file := self._small.take(_NO_RANGES)) is not None:
+                files.append(file)
         return files
 
     def finish_files(self, count: int = 1) -> None:
@@ -200,8 +209,14 @@ class Scheduler(Generic[W]):
 
     def _take(self) -> FileTask | RangeTask[W] | None:
         self._range_next = not self._range_next
-        if self._ranges and (self._range_next or not (self._files or self._again)):
-            return self._ranges.popleft()
-        if self._again:
-            return FileTask(self._again.popleft())
-        return FileTask(self._files.take()) if self._files else None
+        if self._ranges and self._range_next:
+            return self._take_range()
+        file = self._again.popleft() if self._again else self._files.take(self._waiting_ranges)
+        if file is not None:
+            return FileTask(file)
+        return self._take_range() if self._ranges else None
+
+    def _take_range(self) -> RangeTask[W]:
+        source_index, task = self._ranges.popleft()
+        self._waiting_ranges[source_index] -= 1
+        return task

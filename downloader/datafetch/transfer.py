@@ -4,6 +4,7 @@ Each worker thread runs `Transfers.work` until nothing is left. What comes next 
 sink's; small files have a way of their own (`lane`), and come here when something about them is unusual.
 """
 
+import mmap
 import threading
 import time
 from collections import Counter
@@ -196,7 +197,8 @@ class Transfers:
     def work(self) -> None:
         """Do one task after the other until there is none."""
         size = min(self._context.limiter.read_bytes or BUFFER_BYTES, BUFFER_BYTES)
-        buffer = memoryview(bytearray(size))
+        # Pages that no bytes have come into yet take no memory, other than those of a bytearray.
+        buffer = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         scheduler = self._context.scheduler
         while (task := scheduler.next()) is not None:
             try:
@@ -225,7 +227,7 @@ class Transfers:
         if not tasks:
             self._finish(writer, file.size)
             return
-        self._context.scheduler.add_ranges(tasks[1:])
+        self._context.scheduler.add_ranges(file.source_index, tasks[1:])
         self._transfer(tasks[0], buffer)
 
     def _transfer(self, task: RangeTask[FileWriter], buffer: memoryview) -> None:

@@ -1,18 +1,21 @@
 """A fetch of as many empty files as asked for, from a source that makes them up: prints its peak memory in KiB.
 
-    python tests/component/many_files.py COUNT DIRECTORY
+    python tests/component/many_files.py COUNT DIRECTORY [SECONDS]
 
+The seconds are what the first flush takes longer, as it does on a disk that others write to.
 A process of its own, because peak memory is one of a process; not by getrusage(2), which counts what the process was
 before exec.
 """
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from datafetch.engine import run_fetch
 from datafetch.progress import ProgressTracker
+from datafetch.sink.directory import Directory
 from datafetch.sources import ByteRange, Entry, RangeReader, Source
 from datafetch_api.config import DownloadConfig, DownloadItem
 
@@ -43,8 +46,21 @@ class Numbers:
         return
 
 
+def slow_down_a_flush(seconds: float) -> None:
+    """Let the first flush take so much longer: what has arrived meanwhile waits for it."""
+    flush, waits = Directory.flush, [seconds]
+
+    def slow(directory: Directory) -> None:
+        flush(directory)
+        if waits:
+            time.sleep(waits.pop())
+
+    Directory.flush = slow  # type: ignore[method-assign]  # what only this process sees
+
+
 def main() -> None:
     count, directory = int(sys.argv[1]), sys.argv[2]
+    slow_down_a_flush(float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
     item = {"type": "http", "name": "numbers", "items": [{"url": "http://127.0.0.1:1/"}]}
     config = DownloadConfig.model_validate({"download_root": directory, "download_items": [item]})
 

@@ -2,6 +2,9 @@
 
 A line counts at once for a process that finds it on the same boot of the same machine: the page cache holds what was
 written. After a loss of the machine only what stands before the last `flushed` line counts.
+
+It is also the queue of files that wait for the flush after which they get their names: however long a flush or a
+listing takes, nothing of that queue is held in memory.
 """
 
 import json
@@ -10,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from datafetch.errors import InterruptedByRequestError
+from datafetch.errors import InternalError, InterruptedByRequestError
 from datafetch.ledger import Ledger
 from datafetch.records import ManifestFile, PlannedFile, StagedFile
 from datafetch.sink.directory import Directory, close_quietly, refusals, write_all
@@ -19,6 +22,8 @@ from datafetch.sink.manifest import quoted
 
 JOURNAL = "journal"
 _FLUSHED = b'{"flushed":true}\n'
+_FILE = b'{"file":'
+_READ_BYTES = 64 << 10
 
 
 class Journal:
@@ -28,6 +33,8 @@ class Journal:
         self._lock = threading.Lock()
         self.path = f"{EPOCHS}/{epoch}/{JOURNAL}"
         self._descriptor = state.create(self.path)
+        self.length = 0
+        """Bytes that were noted so far."""
         self._append(_line({"boot": boot_id()}))
 
     def add_range(self, file: PlannedFile, start: int, end: int) -> None:
@@ -54,6 +61,20 @@ class Journal:
         with refusals(self.path):
             os.fdatasync(self._descriptor)
 
+    def whole_files(self, start: int, end: int) -> Iterator[str]:
+        """Yield the paths of the files that were noted as whole between two lengths of the journal."""
+        rest = b""
+        while start < end:
+            with refusals(self.path):
+                block = os.pread(self._descriptor, min(_READ_BYTES, end - start), start)
+            if not block:
+                raise InternalError(f"the journal {self.path!r} has lost its end; somebody else writes there")
+            start += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                if line.startswith(_FILE):
+                    yield json.loads(line)["file"]
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -66,6 +87,7 @@ class Journal:
                 # A worker that outlived the fetch: its descriptor may be another file's by now.
                 raise InterruptedByRequestError("the fetch has ended")
             write_all(self._descriptor, lines)
+            self.length += len(lines)
 
 
 def _line(record: dict[str, object]) -> bytes:

@@ -8,7 +8,6 @@ journals of earlier epochs, and takes it up where it is of exactly the same obje
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeGuard
@@ -25,9 +24,6 @@ from datafetch.sink.writer import FileWriter, checksum_text
 from datafetch.sources import Checksum
 
 FLUSH_SECONDS = 5.0
-_LOOK_SECONDS = 0.25
-_MOST_UNNAMED = 8192
-"""Files that wait for the flush after which they get their names; more are flushed early, so that memory stays flat."""
 
 
 class Sink:
@@ -39,8 +35,8 @@ class Sink:
         self._lock = lock
         self._mutex = threading.Lock()
         self._stop = threading.Event()
-        self._whole: list[str] = []
-        """Paths of whole files that have not been flushed and named yet, where files get their names one by one."""
+        self._named = 0
+        """How far the journal was read: the files that it notes as whole before this have their final names."""
         self._writers: set[FileWriter] = set()
         self._fetched = 0
         self._failure: DataFetchError | None = None
@@ -190,8 +186,6 @@ class Sink:
         self.ledger.finish_files((entry.size, entry.checksum, entry.modified, file.id) for file, entry in files)
         with self._mutex:
             self._fetched += len(files)
-            if self._layout.publication == "InPlace":
-                self._whole.extend(entry.path for _, entry in files)
 
     def discard(self, writer: FileWriter) -> None:
         """Throw away what was written of a file."""
@@ -203,32 +197,26 @@ class Sink:
         """Flush what is whole, and give it its final names where the plan is complete."""
         if self._failure is not None:
             raise self._failure
-        with self._mutex:
-            whole = self._whole[:]
+        whole = self._journal.length
         if self.flushes_files_alone:
             for writer in list(self._writers):
                 writer.flush()
         self._layout.state.flush()
         self._lock.check()
         self._journal.mark_flushed()
-        if not self.plan_complete:
+        if not self.plan_complete or self._layout.publication == "Link":
             return
-        for path in whole:
+        for path in self._journal.whole_files(self._named, whole):
             self._layout.place(path, self.tree)
-        with self._mutex:
-            del self._whole[: len(whole)]
+        self._named = whole
 
     def _flush_often(self) -> None:
-        flushed = time.monotonic()
-        while not self._stop.wait(_LOOK_SECONDS):
-            if time.monotonic() - flushed < FLUSH_SECONDS and len(self._whole) < _MOST_UNNAMED:
-                continue
+        while not self._stop.wait(FLUSH_SECONDS):
             try:
                 self.settle()
             except DataFetchError as error:
                 self._failure = error
                 return
-            flushed = time.monotonic()
 
     def publish(self, spec_hash: str) -> Published:
         """Make the finished tree visible. Raises FencedError where another process has taken over."""

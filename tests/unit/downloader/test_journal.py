@@ -63,6 +63,20 @@ def test_after_a_loss_of_the_machine_only_what_was_flushed_counts(
     assert found["big"].ranges == [(0, MIB)]
 
 
+def test_the_journal_gives_back_the_whole_files_between_two_lengths(state: Directory) -> None:
+    left = Journal(state, 1)
+    paths = [f"deep/{'long' * 20}/name-{number}" for number in range(3_000)]
+    left.add_range(big("id"), 0, MIB)
+    left.add_files([ManifestFile(path, 3, "id", None, 1) for path in paths[:1_000]])
+    left.mark_flushed()
+    left.drop(paths[0])
+    middle = left.length
+    left.add_files([ManifestFile(path, 3, "id", None, 1) for path in paths[1_000:]])
+    assert list(left.whole_files(0, middle)) == paths[:1_000]
+    assert list(left.whole_files(middle, left.length)) == paths[1_000:]
+    assert list(left.whole_files(left.length, left.length)) == []
+
+
 def test_a_line_that_a_kill_cut_off_is_passed_over(state: Directory, tmp_path: Path) -> None:
     written(state)
     with (tmp_path / "epochs/1/journal").open("ab") as file:

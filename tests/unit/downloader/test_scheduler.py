@@ -22,6 +22,10 @@ def large(count: int) -> Counter[Kind]:
     return Counter({Kind.LARGE: count})
 
 
+def ranges(count: int) -> list[RangeTask[str]]:
+    return [RangeTask("large", start, start + 1) for start in range(count)]
+
+
 def test_sources_take_turns() -> None:
     scheduler: Scheduler[str] = queue(100)
     scheduler.add_files(0, large(100))
@@ -32,9 +36,20 @@ def test_sources_take_turns() -> None:
 
 def test_small_files_are_not_starved_by_the_ranges_of_a_large_one() -> None:
     scheduler: Scheduler[str] = queue(100)
-    scheduler.add_ranges([RangeTask("large", start, start + 1) for start in range(1000)])
-    scheduler.add_files(0, large(1))
+    scheduler.add_ranges(0, ranges(1000))
+    scheduler.add_files(1, large(1))
     assert any(isinstance(scheduler.next(), FileTask) for _ in range(2))
+
+
+def test_files_under_way_stay_few_however_many_ranges_each_has() -> None:
+    scheduler: Scheduler[str] = queue(10_000)
+    scheduler.add_files(0, large(5_000))
+    begun = 0
+    for _ in range(4_000):
+        if isinstance(scheduler.next(), FileTask):
+            scheduler.add_ranges(0, ranges(100))
+            begun += 1
+    assert begun <= 4_000 / 100 + 3, "a file is begun for each that was handed out whole, and hardly more"
 
 
 def test_no_more_than_the_limit_are_under_way() -> None:
