@@ -27,20 +27,22 @@ from datafetch_operator.observation import (
     Claim,
     Job,
     Key,
+    Mount,
     Notice,
     Pod,
     read_claim,
     read_job,
+    read_mount,
     read_notice,
     read_pods,
-    read_start_times,
 )
 from datafetch_operator.render.config_map import CONFIG_KEY
-from datafetch_operator.render.labels import CONTAINER, FIELD_MANAGER, of_fetch
+from datafetch_operator.render.labels import CONSUMERS, CONTAINER, FIELD_MANAGER, of_fetch
 from datafetch_operator.status import EventRecord
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 _JSON = "application/json"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
@@ -93,6 +95,16 @@ class Cluster:
         path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
         return tuple(sorted([body["metadata"]["name"] async for body in self._pages(path, accept=_METADATA_ONLY)]))
 
+    async def read_pod(self, namespace: str, name: str) -> Json | None:
+        """Return the pod as JSON; None where it is gone."""
+        return await self._get(_pod_path(namespace, name))
+
+    async def list_consumer_uids(self, namespace: str | None) -> set[str]:
+        """Return the uids of the pods that ask for data, in one namespace or all."""
+        path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
+        pods = self._pages(path, selector=CONSUMERS, accept=_METADATA_ONLY)
+        return {body["metadata"]["uid"] async for body in pods}
+
     async def read_claim(self, namespace: str, name: str) -> Claim | None:
         """Return the claim; None where there is none."""
         body = await self._get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{quote(name)}")
@@ -112,15 +124,15 @@ class Cluster:
         body = await self._request("GET", f"/api/v1/namespaces/{namespace}/events", query=query)
         return tuple(map(read_notice, body.get("items") or ()))
 
-    async def oldest_mount(self, namespace: str, claim_name: str) -> datetime | None:
-        """Return when the oldest unfinished pod that mounts the claim was started; None where no pod does."""
+    async def list_mounts(self, namespace: str, claim_name: str) -> tuple[Mount, ...]:
+        """Return the unfinished pods that mount the claim, or are about to."""
         pods = self._pages(f"/api/v1/namespaces/{namespace}/pods")
-        return min([time async for pod in pods for time in read_start_times([pod], claim_name)], default=None)
+        return tuple([mount async for pod in pods if (mount := read_mount(pod, claim_name)) is not None])
 
-    async def read_log_tail(self, namespace: str, pod: str) -> str:
-        """Return the last lines of the download container's log; empty where there is none to be had now."""
-        path = f"/api/v1/namespaces/{namespace}/pods/{quote(pod)}/log"
-        query = {"container": CONTAINER, "tailLines": _LOG_LINES}
+    async def read_log_tail(self, namespace: str, pod: str, container: str = CONTAINER) -> str:
+        """Return the last lines of a download container's log; empty where there is none to be had now."""
+        path = f"{_pod_path(namespace, pod)}/log"
+        query = {"container": container, "tailLines": _LOG_LINES}
         try:
             response = await self._send("GET", path, query=query, deadline=_LOG_TIMEOUT)
             async with response:
@@ -193,32 +205,34 @@ class Cluster:
         """Delete the ConfigMap."""
         await self._delete(f"/api/v1/namespaces/{namespace}/configmaps/{quote(name)}", {})
 
+    async def remove_gate(self, namespace: str, name: str, uid: str, resource_version: str, gate: str) -> None:
+        """Remove one scheduling gate of exactly this pod, as it was read; other gates stay.
+
+        Raises ConflictError where the pod changed since, RefusedError where the right is missing.
+        """
+        body = {
+            "metadata": {"uid": uid, "resourceVersion": resource_version},
+            "spec": {"schedulingGates": [{"name": gate, "$patch": "delete"}]},
+        }
+        query, path = {"fieldManager": FIELD_MANAGER}, _pod_path(namespace, name)
+        await self._request("PATCH", path, query=query, body=body, content_type=STRATEGIC_MERGE)
+
     async def post_event(self, metadata: ObjectMeta, event: EventRecord) -> None:
         """Post an event about the DataFetch."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{metadata.name[:200]}.{uuid4().hex[:16]}", "namespace": metadata.namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": metadata.name,
-                "namespace": metadata.namespace,
-                "uid": metadata.uid,
-                "resourceVersion": metadata.resource_version,
-            },
-            "type": event.kind,
-            "reason": event.reason,
-            "message": event.message[:_NOTE_LENGTH],
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-            "source": {"component": FIELD_MANAGER},
-            "reportingComponent": FIELD_MANAGER,
-            "reportingInstance": os.environ.get("HOSTNAME", FIELD_MANAGER),
+        about = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+            "resourceVersion": metadata.resource_version,
         }
-        await self._create("/api/v1", "events", body)
+        await self._post_event(about, event, f"{metadata.name[:200]}.{uuid4().hex[:16]}")
+
+    async def post_pod_event(self, namespace: str, pod: str, uid: str, event: EventRecord, name: str) -> None:
+        """Post an event about a pod. Raises ConflictError where one of that name was posted already."""
+        about = {"apiVersion": "v1", "kind": "Pod", "name": pod, "namespace": namespace, "uid": uid}
+        await self._post_event(about, event, name)
 
     # --- certificates of the webhook ---
 
@@ -250,6 +264,25 @@ class Cluster:
 
     # --- transport ---
 
+    async def _post_event(self, about: Json, event: EventRecord, name: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": about["namespace"]},
+            "involvedObject": about,
+            "type": event.kind,
+            "reason": event.reason,
+            "message": event.message[:_NOTE_LENGTH],
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": FIELD_MANAGER,
+            "reportingInstance": os.environ.get("HOSTNAME", FIELD_MANAGER),
+        }
+        await self._create("/api/v1", "events", body)
+
     async def _replace_config_map(self, manifest: Json) -> None:
         path = _object_path("/api/v1", "configmaps", manifest["metadata"])
         found = await self._get(path)
@@ -264,9 +297,9 @@ class Cluster:
         body = await self._request("GET", path, query={"labelSelector": selector})
         return cast("list[Json]", body.get("items") or [])
 
-    async def _pages(self, path: str, *, accept: str = _JSON) -> AsyncIterator[Json]:
+    async def _pages(self, path: str, *, selector: str | None = None, accept: str = _JSON) -> AsyncIterator[Json]:
         """Give the objects of a list that is read page by page."""
-        query: dict[str, Any] = {"limit": _PAGE}
+        query: dict[str, Any] = {"limit": _PAGE, "labelSelector": selector}
         while True:
             body = await self._request("GET", path, query=query, accept=accept)
             for item in body.get("items") or ():
@@ -334,6 +367,10 @@ class Cluster:
 
 def _fetch_path(key: Key) -> str:
     return f"/apis/{GROUP}/{VERSION}/namespaces/{key.namespace}/{PLURAL}/{quote(key.name)}"
+
+
+def _pod_path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods/{quote(name)}"
 
 
 def _object_path(api: str, plural: str, metadata: Json) -> str:

@@ -1,8 +1,9 @@
 """kopf's registrations: what is watched, and which key each event means. Handlers only enqueue.
 
 kopf does not retry `on.event`, and need not: `reconcile` looks again by itself. Jobs and pods are filtered by label on
-the server's side. Claims are not, because users' claims carry no label of ours: they are few, change rarely, and a
-lost one has to show in Ready at once. Nothing is ever written on users' objects here.
+the server's side: pods that download and pods that ask for data have one in common. Claims are not filtered, because
+users' claims carry no label of ours: they are few, change rarely, and a lost one has to show in Ready at once. Nothing
+is ever written on users' objects here. Indices hold small values, no bodies: clusters have thousands of such pods.
 """
 
 import os
@@ -13,9 +14,10 @@ from typing import Any
 import kopf
 
 from datafetch_api import GROUP, PLURAL, VERSION
+from datafetch_operator.consumers import Consumer, index_entries, read_consumer, read_fetch_state
 from datafetch_operator.observation import Claimant, Key, read_claimant
 from datafetch_operator.reconcile import Reconciler
-from datafetch_operator.render.labels import OURS, UID_LABEL
+from datafetch_operator.render.labels import OURS, ROLE_LABEL, UID_LABEL
 
 _PAGE = 500
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -29,7 +31,7 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.watching.chunk_size = _PAGE
     settings.watching.label_selectors["batch", "v1", "jobs"] = OURS
-    settings.watching.label_selectors["", "v1", "pods"] = OURS
+    settings.watching.label_selectors["", "v1", "pods"] = ROLE_LABEL
     settings.process.ultimate_exiting_timeout = 20
     return settings
 
@@ -41,29 +43,45 @@ def register(reconciler: Reconciler) -> kopf.OperatorRegistry:
     # kopf fills its indices before it calls any other handler: no key is worked on before its rivals are known.
     kopf.index(GROUP, VERSION, PLURAL, id="claimants", registry=registry)(_index_claimant)
     kopf.index(GROUP, VERSION, PLURAL, id="keys", registry=registry)(_index_key)
+    kopf.index("", "v1", "pods", id="consumers", registry=registry)(_index_consumer)
 
     @kopf.on.startup(registry=registry)
     async def operator_started(**indices: Any) -> None:  # noqa: ANN401 - kopf's
-        reconciler.use_claimants(indices["claimants"])
+        reconciler.use_indices(indices["claimants"], indices["consumers"])
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def fetch_changed(type: str | None, body: kopf.Body, **indices: Any) -> None:  # noqa: A002, ANN401 - kopf's
         this = read_claimant(body["metadata"], body.get("spec") or {})
         reconciler.notice(this.key, body["metadata"]["resourceVersion"])
-        if type == "DELETED":
+        deleted = type == "DELETED"
+        state = read_fetch_state(this.key, None if deleted else body)
+        reconciler.consumers.notice_fetch(this.key, state, deleted=deleted)
+        if deleted:
             _notice_all(reconciler, indices["claimants"].get((this.key.namespace, this.claim), ()))
 
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
+    async def job_changed(labels: Mapping[str, str], **indices: Any) -> None:  # noqa: ANN401 - kopf's
+        _notice_work(reconciler, labels, indices["keys"])
+
     @kopf.on.event("", "v1", "pods", registry=registry)
-    async def work_changed(labels: Mapping[str, str], **indices: Any) -> None:  # noqa: ANN401 - kopf's
-        for key in indices["keys"].get(labels.get(UID_LABEL), ()):
-            reconciler.notice(key)
+    async def pod_changed(type: str | None, body: kopf.Body, labels: Mapping[str, str], **indices: Any) -> None:  # noqa: A002, ANN401 - kopf's
+        pod = read_consumer(body)
+        if pod is None:
+            _notice_work(reconciler, labels, indices["keys"])
+            return
+        for key in reconciler.consumers.notice_pod(pod, deleted=type == "DELETED"):
+            reconciler.notice_consumers(key)
 
     @kopf.on.event("", "v1", "persistentvolumeclaims", registry=registry)
     async def claim_changed(namespace: str | None, name: str, **indices: Any) -> None:  # noqa: ANN401 - kopf's
         _notice_all(reconciler, indices["claimants"].get((namespace, name), ()))
 
     return registry
+
+
+def _notice_work(reconciler: Reconciler, labels: Mapping[str, str], keys: Mapping[str, Iterable[Key]]) -> None:
+    for key in keys.get(labels.get(UID_LABEL, ""), ()):
+        reconciler.notice(key)
 
 
 def _notice_all(reconciler: Reconciler, claimants: Iterable[Claimant]) -> None:
@@ -78,6 +96,10 @@ async def _index_claimant(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Cl
 
 async def _index_key(namespace: str | None, name: str, uid: str, **_: Any) -> dict[str, Key]:  # noqa: ANN401 - kopf's
     return {uid: Key(namespace or "", name)}
+
+
+async def _index_consumer(body: kopf.Body, **_: Any) -> dict[Key, Consumer]:  # noqa: ANN401 - kopf's
+    return index_entries(read_consumer(body))
 
 
 def _login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's

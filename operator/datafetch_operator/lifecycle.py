@@ -5,14 +5,14 @@ under way says `status.jobRef`: its name is derived from all that the attempt is
 that the attempt does. `reconcile` carries decisions out; `docs/operator.md` draws them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.resource import ConditionType, DataFetch, DataFetchStatus, JobRef
 from datafetch_api.spec_hash import spec_hash
 from datafetch_operator import outcome, steps, waiting
-from datafetch_operator.observation import Claim, Job, Observation
+from datafetch_operator.observation import Claim, Job, Mount, Observation
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.config_map import Attempt, download_items
 from datafetch_operator.render.labels import Wanted, object_name
@@ -20,6 +20,7 @@ from datafetch_operator.status import describe, size, wanted_growth
 
 _REFUSED_AGAIN_SECONDS = 30
 _JOB_GOES_SECONDS = 5
+_IN_USE_SECONDS = 30
 _LOST_RESULT_MOST_SECONDS = 300
 
 
@@ -63,8 +64,18 @@ def decide(seen: Observation) -> Decision:
         status=None if creates else new,
         start=step.attempt if isinstance(step, steps.Start) and "start" not in seen.refusals else None,
         grow_claim=None if "grow claim" in seen.refusals else wanted_growth(seen),
-        requeue_seconds=_sooner(_after_refusal(seen) if seen.refusals else step.look_again_seconds, expires),
+        requeue_seconds=sooner(_after_refusal(seen) if seen.refusals else step.look_again_seconds, expires),
     )
+
+
+def needs_mounts(seen: Observation, decision: Decision) -> bool:
+    """Return whether, before this is done, it has to be known who mounts the claim: that lists a namespace's pods."""
+    if seen.mounts is not None or seen.claim is None:
+        return False
+    if decision.start is not None:
+        return seen.fetch.status.artifact is not None or not seen.claim.shared
+    job = seen.job(seen.fetch.status.job_ref.name) if seen.fetch.status.job_ref else None
+    return job is not None and _is_unschedulable(seen, job)
 
 
 def _next_step(seen: Observation, status: DataFetchStatus) -> steps.Step:
@@ -95,23 +106,56 @@ def _attempt(seen: Observation, status: DataFetchStatus, attempt: Attempt, *, is
     if job is not None and job.deleting:
         return steps.AwaitRemoval(job, _JOB_GOES_SECONDS)
     if not is_current:
-        return steps.Start(attempt, is_new=True) if job is None else steps.Adopt(job)
+        return _start(seen, attempt, is_new=True) if job is None else steps.Adopt(job)
     following = Attempt(attempt.fetch, attempt.wanted, attempt.number + 1, attempt.claim)
     if job is None:
         vanished = status.job_ref is not None and status.job_ref.uid is not None
-        return steps.Start(following, is_new=True) if vanished else steps.Start(attempt, is_new=False)
-    if job.finished == "Failed":
-        return steps.Start(following, is_new=True)
+        return _start(seen, following, is_new=True) if vanished else _start(seen, attempt, is_new=False)
+    if job.finished == "Failed" or _is_stranded(seen, job):
+        return _start(seen, following, is_new=True)
     if job.finished == "Complete":
         return _after_lost_result(seen, job, following)
     return steps.Watch(job, waiting.watch(seen, job))
+
+
+def _start(seen: Observation, attempt: Attempt, *, is_new: bool) -> steps.Start | steps.AwaitUse:
+    """Return the start of an attempt: beside the pods that mount the claim, where only one node can have it."""
+    holders = _holders(seen, attempt.fetch)
+    if holders and "ReadWriteOncePod" in attempt.claim.access_modes:
+        return steps.AwaitUse(holders[0].pod, _IN_USE_SECONDS)
+    beside = None if attempt.claim.shared else next((holder for holder in holders if not holder.deleting), None)
+    oldest = None
+    if attempt.fetch.status.artifact is not None:
+        # Old revisions may be pruned as far as no running pod can still have them mounted.
+        oldest = min((mount.started for mount in seen.mounts or ()), default=seen.now)
+    return steps.Start(replace(attempt, prune_replaced_before=oldest, beside=beside), is_new)
+
+
+def _holders(seen: Observation, fetch: DataFetch) -> list[Mount]:
+    """Return the pods that have the claim's volume on their node, the oldest first; our own makes way for the next."""
+    mounts = (mount for mount in seen.mounts or () if mount.node and mount.fetch_uid != fetch.metadata.uid)
+    return sorted(mounts, key=lambda mount: (mount.started, mount.pod))
+
+
+def _is_stranded(seen: Observation, job: Job) -> bool:
+    """Return whether the Job is bound to a node that cannot take its pod, and that no pod holds the volume on."""
+    if seen.mounts is None or not _is_unschedulable(seen, job):
+        return False
+    return all(holder.deleting or holder.node != job.node for holder in _holders(seen, seen.fetch))
+
+
+def _is_unschedulable(seen: Observation, job: Job) -> bool:
+    """Return whether the Job is bound to a node, and its pod has waited for one for long."""
+    pods = [pod for pod in seen.pods_of(job) if not pod.finished and not pod.deleting]
+    waited = pods and pods[-1].unschedulable is not None and seen.now - pods[-1].created >= waiting.PATIENCE
+    return job.node is not None and job.finished is None and bool(waited)
 
 
 def _after_lost_result(seen: Observation, job: Job, following: Attempt) -> steps.Step:
     """Return the next attempt, after a pause: the pods went unread, and a further Job finds everything there."""
     pause = timedelta(seconds=min(_LOST_RESULT_MOST_SECONDS, 5 * 2**job.attempt))
     left = (job.finish_time + pause - seen.now).total_seconds()
-    return steps.AwaitRemoval(job, left) if left > 0 else steps.Start(following, is_new=True)
+    return steps.AwaitRemoval(job, left) if left > 0 else _start(seen, following, is_new=True)
 
 
 def _refuse(seen: Observation) -> steps.Refused | None:
@@ -211,7 +255,7 @@ def _removals(seen: Observation, new: DataFetchStatus, step: steps.Step) -> tupl
         if not needed or left <= 0:
             removals.append(Removal(job.name, job.uid))
         elif left < float("inf"):
-            expires = _sooner(expires, left)
+            expires = sooner(expires, left)
     before = seen.fetch.status.job_ref
     if before is not None and before.name != current and seen.job(before.name) is None:
         removals.append(Removal(before.name))
@@ -233,5 +277,6 @@ def _after_refusal(seen: Observation) -> float:
     return waiting.ask_again(seen.now - max(since, default=seen.now), _REFUSED_AGAIN_SECONDS)
 
 
-def _sooner(one: float | None, other: float | None) -> float | None:
+def sooner(one: float | None, other: float | None) -> float | None:
+    """Return the smaller of two numbers of seconds; None is never."""
     return min((seconds for seconds in (one, other) if seconds is not None), default=None)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from datafetch_api.report import Progress
-from datafetch_api.resource import DataFetch
+from datafetch_api.resource import ConsumersStatus, DataFetch
 from datafetch_operator.errors import Action
 from datafetch_operator.render.labels import (
     ATTEMPT_ANNOTATION,
@@ -18,6 +18,7 @@ from datafetch_operator.render.labels import (
     CLAIM_UID_ANNOTATION,
     CONTAINER,
     GENERATION_ANNOTATION,
+    NODE_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
     UID_LABEL,
@@ -103,6 +104,8 @@ class Job:
     backoff_limit: int
     claim_capacity: str | None = None
     """Capacity that the claim had, or asked for, when the Job was made."""
+    node: str | None = None
+    """The node that its pods are bound to, because a pod there mounts the claim."""
     deleting: bool = False
     failed_pods: int = 0
     finished: Literal["Complete", "Failed"] | None = None
@@ -156,6 +159,20 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """An unfinished pod, of anybody, that mounts a claim or is about to."""
+
+    pod: str
+    started: datetime
+    node: str | None = None
+    """None before it is scheduled: it holds nothing yet."""
+    fetch_uid: str = ""
+    """The DataFetch that it downloads for, where it is a pod of ours."""
+    deleting: bool = False
+    tolerations: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A Kubernetes event about an object that something waits for."""
 
@@ -181,6 +198,10 @@ class Observation:
     """All Jobs of this DataFetch."""
     pods: tuple[Pod, ...] = ()
     """All pods of those Jobs, the oldest first."""
+    mounts: tuple[Mount, ...] | None = None
+    """Who mounts the claim; None where nobody was asked."""
+    consumers: ConsumersStatus | None = None
+    """The pods that ask for the data."""
     notices: tuple[Notice, ...] = ()
     """Events, asked for only where something has waited."""
     progress: Progress | None = None
@@ -235,6 +256,7 @@ def read_job(body: Json) -> Job:
         trigger=annotations.get(TRIGGER_ANNOTATION),
         claim_uid=annotations.get(CLAIM_UID_ANNOTATION, ""),
         claim_capacity=annotations.get(CLAIM_CAPACITY_ANNOTATION) or None,
+        node=annotations.get(NODE_ANNOTATION),
         generation=_number(annotations.get(GENERATION_ANNOTATION)),
         backoff_limit=spec.get("backoffLimit", 6),
         deleting="deletionTimestamp" in metadata,
@@ -289,13 +311,19 @@ def read_notice(body: Json) -> Notice:
     )
 
 
-def read_start_times(bodies: Iterable[Json], claim_name: str) -> list[datetime]:
-    """Return when the unfinished pods among these that mount the claim were started."""
-    return [
-        read_time(pod["status"].get("startTime") or pod["metadata"].get("creationTimestamp"))
-        for pod in bodies
-        if pod["status"].get("phase") not in ("Succeeded", "Failed") and _mounts(pod, claim_name)
-    ]
+def read_mount(body: Json, claim_name: str) -> Mount | None:
+    """Return how the pod mounts the claim; None where it does not, or has ended."""
+    metadata, spec, status = body["metadata"], body["spec"], body["status"]
+    if status.get("phase") in ("Succeeded", "Failed") or not _mounts(body, claim_name):
+        return None
+    return Mount(
+        pod=metadata["name"],
+        started=read_time(status.get("startTime") or metadata.get("creationTimestamp")),
+        node=spec.get("nodeName"),
+        fetch_uid=(metadata.get("labels") or {}).get(UID_LABEL, ""),
+        deleting="deletionTimestamp" in metadata,
+        tolerations=tuple(spec.get("tolerations") or ()),
+    )
 
 
 def _mounts(pod: Json, claim_name: str) -> bool:

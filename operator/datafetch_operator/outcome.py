@@ -69,7 +69,7 @@ def pod_failure(pod: Pod) -> PodFailure | None:
     if pod.disrupted:
         return None
     if pod.termination is not None and pod.termination.exit_code != 0:
-        return _container_failure(pod.termination)
+        return container_failure(pod.termination)
     if pod.phase != "Failed":
         return None
     reason = pod.reason if _REASON.fullmatch(pod.reason) else Reason.CONTAINER_FAILED
@@ -189,14 +189,17 @@ def _with_failure(status: DataFetchStatus, job: Job, failure: PodFailure, pod_na
     )
 
 
-def _container_failure(ended: Termination) -> PodFailure:
+def container_failure(
+    ended: Termination, *, memory_remedy: str = "raise spec.job.resources.limits.memory"
+) -> PodFailure:
+    """Return why a download container failed: in its own words, or in those of its exit code."""
     result = parse_result(ended.message)
     code = _known(ended.exit_code)
     if result is not None and result.failure is not None and _REASON.fullmatch(result.failure.reason):
         said = result.failure
         return PodFailure(said.reason, _sentence(said.message), said.retryable, ended.exit_code, said.source)
     if ended.reason == Reason.OUT_OF_MEMORY:
-        message = "The download ran out of memory; raise spec.job.resources.limits.memory."
+        message = f"The download ran out of memory; {memory_remedy}."
         return PodFailure(Reason.OUT_OF_MEMORY, message, True, ended.exit_code)
     if code is not None:
         message = code.meaning if code.retryable else f"{code.meaning} The pod's log says more."

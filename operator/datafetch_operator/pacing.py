@@ -1,6 +1,7 @@
-"""How often a fetch's progress is read and written: a pace that falls as the number of active fetches grows. No I/O.
+"""How often progress is read and written: a pace that falls as the number of downloads that are read grows. No I/O.
 
-At most one write per 10 s and fetch, and 20 a second in all.
+At most one write per 10 s and fetch because of its progress, one because of the pods that ask for it, and 20 logs read
+a second in all.
 """
 
 import time
@@ -21,11 +22,13 @@ class Pace:
         self._clock = clock
         self._phases: dict[Key, Phase] = {}
         self._written: dict[Key, float] = {}
+        self._consumers_written: dict[Key, float] = {}
+        self._pods_read: dict[Key, int] = {}
 
     @property
     def interval(self) -> int:
         """Seconds between two writes of one fetch's progress."""
-        active = sum(phase in _ACTIVE for phase in self._phases.values())
+        active = sum(phase in _ACTIVE for phase in self._phases.values()) + sum(self._pods_read.values())
         return max(_SECONDS_PER_FETCH, -(-active // _WRITES_PER_SECOND))
 
     def phases(self) -> list[Phase]:
@@ -42,10 +45,27 @@ class Pace:
         """Note that the fetch's progress is being written now."""
         self._written[key] = self._clock()
 
+    def consumers_wait(self, key: Key) -> float:
+        """Return in how many seconds the status may be written because of the pods that ask for the data; 0: now."""
+        last = self._consumers_written.get(key)
+        return 0.0 if last is None else max(0.0, last + self.interval - self._clock())
+
+    def note_consumers_write(self, key: Key) -> None:
+        """Note that the pods that ask for the data are being written now."""
+        self._consumers_written[key] = self._clock()
+
+    def note_pods_read(self, key: Key, pods: int) -> None:
+        """Note of how many pods that download for themselves the log is read for this fetch."""
+        self._pods_read.pop(key, None)
+        if pods:
+            self._pods_read[key] = pods
+
     def note_phase(self, key: Key, phase: Phase | None) -> None:
         """Note the fetch's phase; None forgets it."""
         if phase is None:
             self._phases.pop(key, None)
             self._written.pop(key, None)
+            self._consumers_written.pop(key, None)
+            self._pods_read.pop(key, None)
             return
         self._phases[key] = phase

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     SERVICE_ACCOUNT_NOT_FOUND = "ServiceAccountNotFound"
     POD_CREATION_FAILED = "PodCreationFailed"
     JOB_REJECTED = "JobRejected"
+    CLAIM_IN_USE = "ClaimInUse"
 
     # Progressing, status False: at rest
     COMPLETED = "Completed"
@@ -81,6 +82,13 @@ class Reason(StrEnum):
     FETCH_FAILED = "FetchFailed"
     RESUMED = "Resumed"
 
+    # Events on pods that ask for data
+    WAITING_FOR_DATA = "WaitingForData"
+    DATA_NOT_COMING = "DataNotComing"
+    DATA_READY = "DataReady"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    GATE_NOT_REMOVED = "GateNotRemoved"
+
 
 RUNNING = frozenset({Reason.TARGET_LOCKED, Reason.LISTING, Reason.FETCHING, Reason.PUBLISHING})
 """Reasons of Progressing that only a running downloader gives."""
@@ -99,6 +107,7 @@ BLOCKED = frozenset(
         Reason.SERVICE_ACCOUNT_NOT_FOUND,
         Reason.POD_CREATION_FAILED,
         Reason.JOB_REJECTED,
+        Reason.CLAIM_IN_USE,
     }
 )
 """Reasons of Progressing=False that ask somebody to do something."""

@@ -1,7 +1,8 @@
-"""The life of a DataFetch on one screen: a key comes from the queue, and `_reconcile` observes, decides, applies.
+"""The life of a DataFetch on one screen: a key comes from the loop, and `_reconcile` observes, decides, applies.
 
 Level-triggered: an event only names the key. The operator may be killed between any two calls; what it did not finish,
-the next look finishes. What to do is decided in `lifecycle`, purely; how the API is spoken to, in `cluster`.
+the next look finishes. What to do is decided in `lifecycle`, purely; how the API is spoken to, in `cluster`. The pods
+that ask for data have a loop of their own, in `consumer_reconcile`.
 """
 
 import asyncio
@@ -15,25 +16,30 @@ import aiohttp
 from pydantic import ValidationError
 
 from datafetch_api.report import last_progress
-from datafetch_api.resource import DataFetch, DataFetchStatus, ObjectMeta, Phase
+from datafetch_api.resource import ConsumerPhase, ConsumersStatus, DataFetch, DataFetchStatus, ObjectMeta, Phase
 from datafetch_operator import metrics, waiting
 from datafetch_operator.cluster import Cluster
-from datafetch_operator.errors import Action, ActionRefusedError, ApiError, ConflictError, NotFoundError, RefusedError
-from datafetch_operator.lifecycle import Decision, decide
+from datafetch_operator.consumer_reconcile import ConsumerIndex, ConsumerReconciler
+from datafetch_operator.consumers import summarize
+from datafetch_operator.control_loop import ControlLoop
+from datafetch_operator.errors import Action, ActionRefusedError, ApiError, RefusedError
+from datafetch_operator.lifecycle import Decision, decide, needs_mounts, sooner
 from datafetch_operator.observation import Claimant, Key, Observation
 from datafetch_operator.pacing import Pace
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.claim import render_claim
 from datafetch_operator.render.config_map import Attempt, render_config_map
+from datafetch_operator.render.init_container import derived_name
 from datafetch_operator.render.job import render_job
 from datafetch_operator.settings import Settings
 from datafetch_operator.status import EventRecord, describe_unreadable, events
-from datafetch_operator.workqueue import WorkQueue
 
 Claimants = Mapping[tuple[str, str], Iterable[Claimant]]
 """Who wants what, by namespace and claim; kept up to date by `handlers`."""
 
 _NONE: Mapping[Action, str] = {}
+_GATHER_SECONDS = 1
+"""How long changes of pods are gathered before they are looked at together."""
 logger = logging.getLogger(__name__)
 
 
@@ -43,32 +49,44 @@ class Reconciler:
     def __init__(self, cluster: Cluster, settings: Settings) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._loop: ControlLoop[Key] = ControlLoop("datafetch", self._reconcile, settings.workers)
+        self.consumers = ConsumerReconciler(cluster, settings)
+        """Looks after the pods that ask for data."""
+        self._soon: dict[Key, asyncio.TimerHandle] = {}
         self._pace = Pace()
         self._claimants: Claimants = {}
         self._own_writes: dict[Key, str] = {}
 
-    # --- the queue ---
+    # --- what the watcher says ---
 
     def notice(self, key: Key, resource_version: str | None = None) -> None:
         """Have the key reconciled: something of it changed. Our own write of its status is no news."""
         if resource_version is None or self._own_writes.get(key) != resource_version:
-            self._queue.add(key)
+            self._loop.add(key)
 
-    def use_claimants(self, claimants: Claimants) -> None:
-        """Take the index of who wants what; the watcher keeps it up to date."""
+    def notice_consumers(self, key: Key) -> None:
+        """Have the key reconciled when its consumers may be written: a thousand pods that start are one write."""
+        if key not in self._soon:
+            pause = max(_GATHER_SECONDS, self._pace.consumers_wait(key))
+            self._soon[key] = asyncio.get_running_loop().call_later(pause, self._consumers_due, key)
+
+    def use_indices(self, claimants: Claimants, consumers: ConsumerIndex) -> None:
+        """Take the indices of who wants what and which pods ask for what; the watcher keeps them up to date."""
         self._claimants = claimants
+        self.consumers.use_index(consumers)
+
+    # --- the loop ---
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync(), name="resync")
-            for number in range(self._settings.workers):
-                tasks.create_task(self._work(), name=f"worker {number}")
+            tasks.create_task(self._loop.run(), name="fetches")
+            tasks.create_task(self.consumers.run(), name="consumers")
 
     def longest_work(self) -> float:
-        """Return for how many seconds the longest reconcile under way has run."""
-        return self._queue.longest_work()
+        """Return for how many seconds the longest look under way has run."""
+        return max(self._loop.longest_work(), self.consumers.longest_work())
 
     async def _resync(self) -> None:
         """Look at everything now and then, whatever events were lost."""
@@ -76,43 +94,11 @@ class Reconciler:
             await asyncio.sleep(self._settings.resync_seconds)
             for claimants in list(self._claimants.values()):
                 for claimant in claimants:
-                    self._queue.add(claimant.key)
+                    self._loop.add(claimant.key)
 
-    async def _work(self) -> None:
-        while True:
-            key = await self._queue.get()
-            try:
-                with metrics.RECONCILE_SECONDS.time():
-                    result = await self._reconcile_safely(key)
-                metrics.RECONCILES.labels(result=result).inc()
-            finally:
-                self._queue.done(key)
-                metrics.QUEUE_LENGTH.set(len(self._queue))
-
-    async def _reconcile_safely(self, key: Key) -> str:
-        """Reconcile; an error means again, later, and concerns no other key."""
-        try:
-            again = await self._reconcile(key)
-        except ConflictError:
-            self._queue.retry(key)
-            return "conflict"
-        except NotFoundError:
-            self._queue.add(key)  # What was there a moment ago is gone: the next look sees it.
-            return "gone"
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            pause = self._queue.retry(key)
-            logger.warning("%s/%s: %s; again in %.0f s", *key, _sentence(error), pause)
-            return "error"
-        except Exception:
-            pause = self._queue.retry(key)
-            logger.exception("%s/%s: a defect of the operator; again in %.0f s", *key, pause)
-            return "error"
-        self._queue.forget(key)
-        if again is None:
-            self._queue.cancel(key)
-        else:
-            self._queue.add_after(key, again)
-        return "ok"
+    def _consumers_due(self, key: Key) -> None:
+        self._soon.pop(key, None)
+        self._loop.add(key)
 
     # --- observe, decide, apply ---
 
@@ -123,6 +109,10 @@ class Reconciler:
             return None
         seen = await self._observe(fetch, refusals)
         decision = decide(seen)
+        if fetch.spec.target is not None and needs_mounts(seen, decision):
+            claim = fetch.spec.target.persistent_volume_claim.claim_name
+            seen = replace(seen, mounts=await self._cluster.list_mounts(key.namespace, claim))
+            decision = decide(seen)
         try:
             return await self._apply(seen, decision)
         except ActionRefusedError as refused:
@@ -148,7 +138,10 @@ class Reconciler:
         """Read all that one decision is made from."""
         metadata, target = fetch.metadata, fetch.spec.target
         seen = Observation(now=_now(), fetch=fetch, refusals=refusals, progress_interval=self._pace.interval)
-        if target is None or metadata.deletion_timestamp is not None:
+        if metadata.deletion_timestamp is not None:
+            return seen
+        seen = replace(seen, consumers=await self._ask_consumers(fetch))
+        if target is None:
             return seen
         name = target.persistent_volume_claim.claim_name
         claim = await self._cluster.read_claim(metadata.namespace, name)
@@ -156,6 +149,25 @@ class Reconciler:
         pods = await self._cluster.list_pods(metadata.namespace, metadata.uid) if jobs else ()
         claimants = tuple(self._claimants.get((metadata.namespace, name), ()))
         return await self._listen(replace(seen, claim=claim, jobs=jobs, pods=pods, claimants=claimants))
+
+    async def _ask_consumers(self, fetch: DataFetch) -> ConsumersStatus | None:
+        """Return the pods that ask for the data; of a recipe, how far each one that is shown has come."""
+        key = Key(fetch.metadata.namespace, fetch.metadata.name)
+        written = fetch.status.consumers
+        known = {pod.name: pod.percent for pod in written.pods} if written else {}
+        pods = self.consumers.consumers_of(key)
+        found = summarize(pods, known)
+        if fetch.spec.target is not None:
+            return found
+        fetching = [pod.name for pod in found.pods if pod.phase is ConsumerPhase.FETCHING] if found else []
+        self._pace.note_pods_read(key, len(fetching))
+        if not fetching or self._pace.consumers_wait(key):
+            return found
+        container = derived_name("get", key.name)
+        tails = [self._cluster.read_log_tail(key.namespace, pod, container) for pod in fetching]
+        news = map(last_progress, await asyncio.gather(*tails))
+        heard = {pod: progress.percent for pod, progress in zip(fetching, news, strict=True) if progress is not None}
+        return summarize(pods, {**known, **heard})
 
     async def _listen(self, seen: Observation) -> Observation:
         """Add what the running pod's log says, and why a waiting one waits."""
@@ -191,20 +203,33 @@ class Reconciler:
         if decision.status is not None:
             if seen.progress is not None:
                 self._pace.note_write(Key(metadata.namespace, metadata.name))
-            await self._write(metadata, seen.fetch.status, decision.status)
+            await self._write(metadata, seen.fetch.status, self._paced(seen, decision.status))
         if decision.start is not None:
             await _or_refused("start", self._start(decision.start))
         if decision.grow_claim is not None:
             await _or_refused("grow claim", self._grow_claim(seen.fetch, decision.grow_claim))
-        return decision.requeue_seconds
+        return sooner(decision.requeue_seconds, self._consumers_again(seen))
+
+    def _paced(self, seen: Observation, new: DataFetchStatus) -> DataFetchStatus:
+        """Return the status as it may be written now: nothing is written for its consumers alone before it is due."""
+        key, old = Key(seen.fetch.metadata.namespace, seen.fetch.metadata.name), seen.fetch.status
+        if new.consumers == old.consumers:
+            return new
+        if self._pace.consumers_wait(key) and new.model_copy(update={"consumers": old.consumers}) == old:
+            self.notice_consumers(key)
+            return old
+        self._pace.note_consumers_write(key)
+        return new
+
+    def _consumers_again(self, seen: Observation) -> float | None:
+        """Return in how many seconds to read again how far the pods of a recipe are; None where none downloads."""
+        pods = seen.consumers.pods if seen.consumers and seen.fetch.spec.target is None else ()
+        fetching = any(pod.phase is ConsumerPhase.FETCHING for pod in pods)
+        return self._pace.interval if fetching else None
 
     async def _start(self, attempt: Attempt) -> None:
         """Make the attempt's ConfigMap, then its Job."""
         metadata = attempt.fetch.metadata
-        if attempt.fetch.status.artifact is not None:
-            # Old revisions may be pruned as far as no running pod can still have them mounted.
-            oldest = await self._cluster.oldest_mount(metadata.namespace, attempt.claim.name)
-            attempt = replace(attempt, prune_replaced_before=oldest or _now())
         await self._cluster.create_config_map(render_config_map(attempt))
         await self._cluster.create_job(render_job(attempt, self._settings))
         logger.info("%s/%s: attempt %d, Job %s", metadata.namespace, metadata.name, attempt.number, attempt.name)
@@ -250,6 +275,9 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._own_writes.pop(key, None)
+        timer = self._soon.pop(key, None)
+        if timer is not None:
+            timer.cancel()
         self._pace.note_phase(key, None)
         self._count_phases()
 
@@ -288,10 +316,6 @@ def _problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     return f"{place}: {first['msg']}. Correct the field, or bring CRD and operator to one version."
-
-
-def _sentence(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def _now() -> datetime:

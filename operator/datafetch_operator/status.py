@@ -54,6 +54,7 @@ def describe(seen: Observation, status: DataFetchStatus, step: steps.Step) -> Da
             "reason": _explanation(step, sayings),
             "progress": _progress(seen, status, step),
             "target": _target(seen, status),
+            "consumers": seen.consumers,
             "conditions": _conditions(seen, sayings),
         }
     )
@@ -218,6 +219,9 @@ def _progressing(seen: Observation, step: steps.Step) -> Saying:
             return Saying(activity.moving, activity.reason, activity.message)
         case steps.Start(attempt=attempt):
             return _starting(seen, attempt.name)
+        case steps.AwaitUse(pod=pod):
+            message = f"Claim {_claim_name(seen)!r} is ReadWriteOncePod and pod {pod!r} uses it; it goes on after that."
+            return Saying(False, Reason.CLAIM_IN_USE, message)
         case steps.Adopt(job=job):
             return Saying(True, Reason.STARTING, f"Job {job.name} is taken up again.")
         case steps.AwaitRemoval(job=job):

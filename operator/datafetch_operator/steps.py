@@ -69,6 +69,14 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitUse:
+    """Only one pod can use the claim, and another one does: an attempt starts when that has ended."""
+
+    pod: str
+    look_again_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """The status was lost, and the attempt's Job is there: it is taken up again."""
 
@@ -97,4 +105,17 @@ class Watch:
         return self.activity.look_again_seconds
 
 
-Step = Recipe | Refused | Suspended | CreateClaim | AwaitClaim | Done | Failed | Start | Adopt | AwaitRemoval | Watch
+Step = (
+    Recipe
+    | Refused
+    | Suspended
+    | CreateClaim
+    | AwaitClaim
+    | Done
+    | Failed
+    | Start
+    | AwaitUse
+    | Adopt
+    | AwaitRemoval
+    | Watch
+)

@@ -12,7 +12,7 @@ from datafetch_api.config import DownloadConfig, DownloadItem, Managed
 from datafetch_api.quantities import parse_bytes
 from datafetch_api.rendering import download_item, transfer_settings
 from datafetch_api.resource import DataFetch, Source
-from datafetch_operator.observation import Claim
+from datafetch_operator.observation import Claim, Mount
 from datafetch_operator.render.labels import Wanted, object_name
 from datafetch_operator.render.metadata import object_metadata
 
@@ -33,6 +33,8 @@ class Attempt:
     claim: Claim
     prune_replaced_before: datetime | None = None
     """Revisions that were replaced before this time are used by no running pod."""
+    beside: Mount | None = None
+    """A running pod whose node has the volume, where only one node can have it."""
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from datafetch_api.exit_codes import non_retryable
 from datafetch_api.resource import ApiModel, JobTemplate, Source
+from datafetch_operator.observation import Mount
 from datafetch_operator.render.config_map import (
     CONFIG_KEY,
     SECRETS_PATH,
@@ -22,6 +23,7 @@ from datafetch_operator.render.labels import (
     CONTAINER,
     DOWNLOAD_ROLE,
     GENERATION_ANNOTATION,
+    NODE_ANNOTATION,
     ROLE_LABEL,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
@@ -78,6 +80,8 @@ def _attempt_annotations(attempt: Attempt) -> dict[str, str]:
         GENERATION_ANNOTATION: str(attempt.fetch.metadata.generation),
         SPEC_HASH_ANNOTATION: wanted.spec_hash,
     }
+    if attempt.beside is not None and attempt.beside.node is not None:
+        annotations[NODE_ANNOTATION] = attempt.beside.node
     return annotations | ({} if wanted.trigger is None else {TRIGGER_ANNOTATION: wanted.trigger})
 
 
@@ -110,7 +114,7 @@ def _pod_spec(attempt: Attempt, settings: Settings) -> dict[str, Any]:
         "containers": [_container(attempt, settings)],
         "volumes": _volumes(attempt),
     }
-    return spec | _scheduling(template) | _pull_secrets(template, settings)
+    return spec | _scheduling(template, attempt.beside) | _pull_secrets(template, settings)
 
 
 def _pod_security(template: JobTemplate, settings: Settings) -> dict[str, Any]:
@@ -119,15 +123,38 @@ def _pod_security(template: JobTemplate, settings: Settings) -> dict[str, Any]:
     )
 
 
-def _scheduling(template: JobTemplate) -> dict[str, Any]:
+def _scheduling(template: JobTemplate, beside: Mount | None) -> dict[str, Any]:
+    tolerations = [_json(toleration) for toleration in template.tolerations]
+    affinity = template.affinity
+    if beside is not None and beside.node is not None:
+        # Only that node can have the volume: whatever let the other pod go there must let ours.
+        tolerations += [dict(toleration) for toleration in beside.tolerations if dict(toleration) not in tolerations]
+        affinity = _on_node(affinity or {}, beside.node)
     fields: dict[str, Any] = {
         "nodeSelector": dict(template.node_selector),
-        "tolerations": [_json(toleration) for toleration in template.tolerations],
-        "affinity": template.affinity,
+        "tolerations": tolerations,
+        "affinity": affinity,
         "serviceAccountName": template.service_account_name,
         "priorityClassName": template.priority_class_name,
     }
     return {name: value for name, value in fields.items() if value}
+
+
+def _on_node(affinity: dict[str, Any], node: str) -> dict[str, Any]:
+    """Return the affinity with the node required as well: terms are alternatives, so it goes into each of them."""
+    of_nodes = affinity.get("nodeAffinity") or {}
+    required = of_nodes.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms = [
+        # A term without requirements matches no node, and is to go on doing so.
+        {**term, "matchFields": [*(term.get("matchFields") or ()), _named(node)]} if any(term.values()) else term
+        for term in required.get("nodeSelectorTerms") or ()
+    ]
+    required = {**required, "nodeSelectorTerms": terms or [{"matchFields": [_named(node)]}]}
+    return {**affinity, "nodeAffinity": {**of_nodes, "requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def _named(node: str) -> dict[str, Any]:
+    return {"key": "metadata.name", "operator": "In", "values": [node]}
 
 
 def _pull_secrets(template: JobTemplate, settings: Settings) -> dict[str, Any]:

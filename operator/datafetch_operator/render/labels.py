@@ -28,6 +28,7 @@ ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 CLAIM_CAPACITY_ANNOTATION = f"{GROUP}/claim-capacity"
 CLAIM_UID_ANNOTATION = f"{GROUP}/claim-uid"
 GENERATION_ANNOTATION = f"{GROUP}/generation"
+NODE_ANNOTATION = f"{GROUP}/node"
 SPEC_HASH_ANNOTATION = f"{GROUP}/spec-hash"
 TRIGGER_ANNOTATION = f"{GROUP}/trigger"
 
@@ -36,6 +37,9 @@ CONTAINER = "datafetch"
 
 OURS = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 """Label selector of everything that the operator makes."""
+
+CONSUMERS = f"{ROLE_LABEL}={CONSUMER_ROLE}"
+"""Label selector of users' pods that ask for data."""
 
 _LABEL_LENGTH = 63
 _STEM_LENGTH = 40

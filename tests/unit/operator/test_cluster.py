@@ -178,7 +178,7 @@ def test_a_job_is_deleted_by_uid_and_its_pods_after_it(answer: Answer) -> None:
     assert server.bodies[0]["preconditions"] == {"uid": "job-1"}
 
 
-def test_pods_are_asked_for_in_pages_and_the_oldest_that_mounts_is_found() -> None:
+def test_who_mounts_a_claim_is_asked_for_in_pages() -> None:
     def pod(second: int) -> dict[str, Any]:
         return {
             "metadata": {"name": "p"},
@@ -189,9 +189,8 @@ def test_pods_are_asked_for_in_pages_and_the_oldest_that_mounts_is_found() -> No
     server = Server(
         (200, {"items": [pod(5)], "metadata": {"continue": "more"}}), (200, {"items": [pod(3)], "metadata": {}})
     )
-    oldest = server.play(lambda cluster: cluster.oldest_mount("team", "data"))
-    assert oldest is not None
-    assert oldest.second == 3
+    mounts = server.play(lambda cluster: cluster.list_mounts("team", "data"))
+    assert [mount.started.second for mount in mounts] == [5, 3]
     assert server.queries[1]["continue"] == "more"
 
 
@@ -200,6 +199,42 @@ def test_a_log_is_read_from_its_end_and_no_log_is_no_error() -> None:
     assert server.play(lambda cluster: cluster.read_log_tail("team", "p")) == "line\n"
     assert server.queries[0] == {"container": "datafetch", "tailLines": "100"}
     assert server.play(lambda cluster: cluster.read_log_tail("team", "p")) == ""
+
+
+def test_the_log_of_another_container_is_read_by_its_name() -> None:
+    server = Server((200, "line\n"))
+    server.play(lambda cluster: cluster.read_log_tail("team", "p", "datafetch-get-a"))
+    assert server.queries[0]["container"] == "datafetch-get-a"
+
+
+def test_our_gate_is_taken_from_exactly_the_pod_that_was_read_and_others_stay() -> None:
+    server = Server((200, {}))
+    server.play(lambda cluster: cluster.remove_gate("team", "p", "u1", "7", "datafetch.io/data"))
+    assert server.asked == [("PATCH", "/api/v1/namespaces/team/pods/p")]
+    assert server.headers[0]["Content-Type"] == "application/strategic-merge-patch+json"
+    (body,) = server.bodies
+    assert body["metadata"] == {"uid": "u1", "resourceVersion": "7"}
+    assert body["spec"] == {"schedulingGates": [{"name": "datafetch.io/data", "$patch": "delete"}]}
+
+
+def test_an_event_about_a_pod_has_a_name_that_can_be_taken_once() -> None:
+    server = Server((201, {}), _error(409, "AlreadyExists"))
+    event = EventRecord("Normal", "WaitingForData", "x")
+    server.play(lambda cluster: cluster.post_pod_event("team", "p", "u1", event, "p.abc"))
+    with pytest.raises(ConflictError):
+        server.play(lambda cluster: cluster.post_pod_event("team", "p", "u1", event, "p.abc"))
+    assert server.bodies[0]["metadata"] == {"name": "p.abc", "namespace": "team"}
+    about = {"apiVersion": "v1", "kind": "Pod", "name": "p", "namespace": "team", "uid": "u1"}
+    assert server.bodies[0]["involvedObject"] == about
+
+
+@pytest.mark.parametrize(("namespace", "path"), [("team", "/api/v1/namespaces/team/pods"), (None, "/api/v1/pods")])
+def test_pods_that_ask_for_data_are_listed_by_label_without_the_rest(namespace: str | None, path: str) -> None:
+    server = Server((200, {"items": [{"metadata": {"uid": "u1"}}], "metadata": {}}))
+    assert server.play(lambda cluster: cluster.list_consumer_uids(namespace)) == {"u1"}
+    assert server.asked == [("GET", path)]
+    assert server.queries[0]["labelSelector"] == "datafetch.io/role=consumer"
+    assert "PartialObjectMetadataList" in server.headers[0]["Accept"]
 
 
 def test_an_event_names_its_object() -> None:

@@ -6,14 +6,15 @@ import pytest
 
 from datafetch_operator.observation import (
     Key,
+    Mount,
     Termination,
     read_claim,
     read_claimant,
     read_job,
+    read_mount,
     read_notice,
     read_pod,
     read_pods,
-    read_start_times,
 )
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -145,8 +146,22 @@ def test_only_unfinished_pods_that_mount_the_claim_count() -> None:
             "status": {"phase": phase, "startTime": "2026-01-31T12:00:00Z"},
         }
 
-    bodies = [pod("Running", "data"), pod("Succeeded", "data"), pod("Running", "other"), {**pod("Pending", "data")}]
-    assert read_start_times(bodies, "data") == [NOON, NOON]
+    bodies = [pod("Running", "data"), pod("Succeeded", "data"), pod("Running", "other"), pod("Pending", "data")]
+    assert [read_mount(body, "data") is not None for body in bodies] == [True, False, False, True]
+
+
+def test_who_mounts_a_claim_says_where_and_what_let_it_go_there() -> None:
+    taint = {"key": "gpu", "operator": "Exists"}
+    body = {
+        "metadata": {**META, "labels": {"datafetch.io/uid": "f"}, "deletionTimestamp": "2026-01-31T12:00:01Z"},
+        "spec": {
+            "nodeName": "n",
+            "tolerations": [taint],
+            "volumes": [{"persistentVolumeClaim": {"claimName": "data"}}],
+        },
+        "status": {"phase": "Pending"},
+    }
+    assert read_mount(body, "data") == Mount("x", NOON, "n", "f", deleting=True, tolerations=(taint,))
 
 
 def test_claimants_are_read_from_specs_that_nobody_checked() -> None:

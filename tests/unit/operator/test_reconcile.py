@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 import aiohttp
@@ -13,7 +13,7 @@ from datafetch_api.report import to_line
 from datafetch_api.resource import DataFetchStatus, ObjectMeta
 from datafetch_operator.cluster import Cluster
 from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
-from datafetch_operator.observation import Claim, Job, Key, Notice, Pod, read_claim, read_job
+from datafetch_operator.observation import Claim, Job, Key, Mount, Notice, Pod, read_claim, read_job
 from datafetch_operator.reconcile import Reconciler
 from datafetch_operator.status import EventRecord
 from unit.operator.world import NAMESPACE, SETTINGS, START, bound_claim, made_claim, resource, some_progress
@@ -36,7 +36,7 @@ class FakeCluster:
         self.calls: list[str] = []
         self.events: list[str] = []
         self.failing: dict[str, list[BaseException]] = {}
-        self.oldest: datetime | None = None
+        self.mounts: tuple[Mount, ...] = ()
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -64,13 +64,13 @@ class FakeCluster:
         self._call(f"notices {uid}")
         return tuple(notice for notice in self.notices if notice.uid == uid)
 
-    async def read_log_tail(self, _: str, __: str) -> str:
-        self._call("read_log")
+    async def read_log_tail(self, _: str, pod: str, container: str = "datafetch") -> str:
+        self._call("read_log" if container == "datafetch" else f"read_log {pod} {container}")
         return self.log
 
-    async def oldest_mount(self, _: str, __: str) -> datetime | None:
-        self._call("oldest_mount")
-        return self.oldest
+    async def list_mounts(self, _: str, __: str) -> tuple[Mount, ...]:
+        self._call("list_mounts")
+        return self.mounts
 
     async def apply_status(self, metadata: ObjectMeta, status: DataFetchStatus) -> str:
         self._call("apply_status")
@@ -247,7 +247,7 @@ def test_our_own_write_is_no_news() -> None:
 
     async def looked_at(version: str) -> bool:
         reconciler.notice(KEY, version)
-        return len(reconciler._queue) > 0
+        return len(reconciler._loop) > 0
 
     assert not asyncio.run(looked_at(version))
     assert asyncio.run(looked_at("999"))
@@ -288,7 +288,7 @@ def test_a_refresh_knows_what_may_be_pruned() -> None:
     }
     assert cluster.body is not None
     cluster.body["status"] = {"artifact": artifact}
-    cluster.oldest = START - timedelta(hours=2)
+    cluster.mounts = (Mount("p", START - timedelta(hours=2)), Mount("q", START))
     _play(cluster, lambda: bool(cluster.jobs))
     (manifest,) = cluster.manifests.values()
     assert "prune_replaced_before: '2026-01-31T10:00:00Z'" in manifest["data"]["config.yaml"]
@@ -297,4 +297,4 @@ def test_a_refresh_knows_what_may_be_pruned() -> None:
 def test_a_first_fetch_asks_nobody_about_pruning() -> None:
     cluster = FakeCluster(resource(), bound_claim())
     _play(cluster, lambda: bool(cluster.jobs))
-    assert "oldest_mount" not in cluster.calls
+    assert "list_mounts" not in cluster.calls

@@ -1,6 +1,7 @@
 """What is made for a DataFetch, against golden files: `UPDATE_GOLDEN=1` writes them anew, to be reviewed."""
 
 import os
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from datafetch_api.config import DownloadConfig
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.spec_hash import spec_hash
+from datafetch_operator.observation import Mount, read_job
 from datafetch_operator.render.claim import render_claim
 from datafetch_operator.render.config_map import Attempt, digest, render_config, render_config_map
 from datafetch_operator.render.job import render_job
@@ -58,6 +60,22 @@ JOB = {
     "labels": {"team": "nlp", "app.kubernetes.io/managed-by": "somebody"},
     "annotations": {"sidecar.istio.io/inject": "false"},
 }
+ZONES: list[dict[str, Any]] = [{"key": "zone", "operator": "In", "values": ["a"]}]
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {"matchExpressions": ZONES},
+                {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node8"]}]},
+                {},
+            ]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": deepcopy(ZONES)}}
+        ],
+    },
+    "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]},
+}
 CREATE = {
     "persistentVolumeClaim": {
         "claimName": "data",
@@ -88,11 +106,19 @@ def _full() -> Attempt:
     return replace(attempt, prune_replaced_before=START - timedelta(hours=1))
 
 
+def _beside() -> Attempt:
+    """Return an attempt whose claim is on the node of a running pod, which tolerates that node's taints."""
+    taints = ({"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, {"key": "spot", "operator": "Exists"})
+    job = {"affinity": AFFINITY, "tolerations": [taints[0]]}
+    return replace(_attempt(job=job), beside=Mount("trainer-0", START, "node7", tolerations=taints))
+
+
 RENDERED = {
     "plain-config-map": lambda: render_config_map(_plain()),
     "plain-job": lambda: render_job(_plain(), SETTINGS),
     "full-config-map": lambda: render_config_map(_full()),
     "full-job": lambda: render_job(_full(), SETTINGS),
+    "job-beside-a-pod": lambda: render_job(_beside(), SETTINGS),
     "claim-deleted-with-its-fetch": lambda: render_claim(fetch(target=CREATE)),
     "claim-retained": lambda: render_claim(
         fetch(target={"persistentVolumeClaim": {"claimName": "data", "create": {"size": "10Gi"}}})
@@ -110,7 +136,8 @@ def test_rendered_objects_are_as_reviewed(name: str) -> None:
 
 
 def test_every_golden_file_is_of_a_rendered_object() -> None:
-    assert sorted(path.stem for path in GOLDEN.iterdir()) == sorted(RENDERED)
+    made = [path.stem for path in GOLDEN.iterdir() if not path.stem.startswith("injected-")]
+    assert sorted(made) == sorted(RENDERED)
 
 
 @pytest.mark.parametrize("make", [_plain, _full])
@@ -171,6 +198,34 @@ def test_the_settings_of_the_installation_show_in_the_pod() -> None:
     assert container["resources"] == {"limits": {"memory": "3Gi"}}
     assert pod["securityContext"] == {"runAsNonRoot": True}
     assert pod["imagePullSecrets"] == [{"name": "registry"}, {"name": "second"}]
+
+
+def _terms(attempt: Attempt) -> list[dict[str, Any]]:
+    pod = render_job(attempt, SETTINGS)["spec"]["template"]["spec"]
+    required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    return list(required["nodeSelectorTerms"])
+
+
+def test_a_job_beside_a_pod_goes_to_its_node_and_nowhere_else() -> None:
+    here = {"key": "metadata.name", "operator": "In", "values": ["node7"]}
+    assert _terms(replace(_plain(), beside=Mount("p", START, "node7"))) == [{"matchFields": [here]}]
+    of_users, with_fields, of_nothing = _terms(_beside())
+    assert of_users == {"matchExpressions": ZONES, "matchFields": [here]}, "the user's alternatives stay, each with it"
+    assert with_fields["matchFields"][1:] == [here]
+    assert of_nothing == {}, "a term that matches no node goes on matching none"
+
+
+def test_a_job_says_which_node_it_is_bound_to() -> None:
+    job = {**render_job(_beside(), SETTINGS)}
+    job["metadata"] = {**job["metadata"], "uid": "j"}
+    assert read_job(job).node == "node7"
+    job = render_job(_plain(), SETTINGS)
+    job["metadata"] = {**job["metadata"], "uid": "j"}
+    assert read_job(job).node is None
+
+
+def test_a_pod_that_is_not_scheduled_yet_binds_nobody() -> None:
+    assert render_job(replace(_plain(), beside=Mount("p", START)), SETTINGS) == render_job(_plain(), SETTINGS)
 
 
 def test_pods_carry_no_annotation_that_would_ask_the_webhook() -> None:

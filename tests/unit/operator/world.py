@@ -13,12 +13,13 @@ from datafetch_api.report import Failure, Progress, Result, SourceSummary, Stage
 from datafetch_api.resource import DataFetch, DataFetchStatus
 from datafetch_api.spec_hash import spec_hash
 from datafetch_operator.errors import Action
-from datafetch_operator.lifecycle import Decision, decide
+from datafetch_operator.lifecycle import Decision, decide, needs_mounts
 from datafetch_operator.observation import (
     Claim,
     Claimant,
     Job,
     Key,
+    Mount,
     Notice,
     Observation,
     Pod,
@@ -66,7 +67,7 @@ def fetch(name: str = "tinyllama", status: DataFetchStatus | None = None, **spec
 
 
 def bound_claim(uid: str = "claim-1", capacity: str = "10Gi") -> Claim:
-    return Claim("data", uid, "Bound", START, capacity=capacity, requested=capacity)
+    return Claim("data", uid, "Bound", START, capacity=capacity, requested=capacity, access_modes=("ReadWriteMany",))
 
 
 def made_claim(requested: str = "10Gi", capacity: str = "10Gi") -> Claim:
@@ -135,6 +136,8 @@ class World:
     now: datetime = START
     writes: list[str] = field(default_factory=list)
     rivals: tuple[Claimant, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    """Who else mounts the claim."""
     refuses: str | None = None
     """What the API server answers to whoever creates something."""
     claims_made: int = 0
@@ -143,6 +146,10 @@ class World:
     # --- the operator ---
 
     def see(self, progress: Progress | None = None, refusals: Mapping[Action, str] | None = None) -> Observation:
+        seen = self._look(progress, refusals)
+        return replace(seen, mounts=self.mounts) if needs_mounts(seen, decide(seen)) else seen
+
+    def _look(self, progress: Progress | None, refusals: Mapping[Action, str] | None) -> Observation:
         this = read_claimant(
             self.fetch.metadata.model_dump(mode="json", by_alias=True), self.fetch.spec.model_dump(by_alias=True)
         )
@@ -156,6 +163,7 @@ class World:
             notices=self.notices,
             progress=progress,
             refusals=refusals or {},
+            consumers=self.fetch.status.consumers,
         )
 
     def decide(self, progress: Progress | None = None, refusals: Mapping[Action, str] | None = None) -> Decision:
