@@ -1,30 +1,36 @@
 """The operator's command: `python -m datafetch_operator`, with its settings in the environment.
 
+Two programs in one image: the operator makes Jobs of DataFetch resources, the webhook gives pods that ask by annotation
+their data. Each role imports what it needs when it starts, and no more: the webhook knows nothing of kopf.
+
 Exit codes: 0 after SIGTERM or SIGINT, 1 where the cluster cannot be served, 2 where a setting cannot be used.
 """
 
+import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import kopf
 
 from datafetch_api import GROUP
 from datafetch_operator import __version__, logs
-from datafetch_operator.cluster import Cluster, connect
 from datafetch_operator.errors import NotFoundError, OperatorError, SettingsError
-from datafetch_operator.handlers import operator_settings, register
-from datafetch_operator.probes import serve_probes
-from datafetch_operator.reconcile import Reconciler
 from datafetch_operator.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from datafetch_operator.cluster import Cluster
 
 logger = logging.getLogger("datafetch_operator")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run until told to stop."""
+    role = _ROLES[_parser().parse_args(arguments).role]
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
@@ -32,14 +38,40 @@ def main() -> None:
         sys.exit(2)
     logs.configure(settings.log_level, settings.log_format)
     try:
-        asyncio.run(_run(settings))
+        asyncio.run(role(settings))
     except (OperatorError, aiohttp.ClientError, TimeoutError) as error:
         logger.error("%s", str(error) or type(error).__name__)  # noqa: TRY400 - the sentence says it all
         sys.exit(1)
 
 
-async def _run(settings: Settings) -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="datafetch-operator",
+        description="Brings data to volumes: Jobs for DataFetch resources, init containers for pods that ask.",
+        epilog="Settings are environment variables that begin with DATAFETCH_, each in docs/operator.md; KUBECONFIG "
+        "instead of the pod's service account. Exit codes: 0 after SIGTERM or SIGINT, 1 where the cluster cannot be "
+        "served, 2 where a setting or an argument cannot be used.",
+    )
+    parser.add_argument(
+        "--role",
+        choices=sorted(_ROLES),
+        default="operator",
+        help="operator (default): reconcile DataFetch resources and keep the webhook's certificates; "
+        "webhook: answer the API server about pods with annotations under datafetch.io/",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+async def _run_operator(settings: Settings) -> None:
     """Check that the cluster can be served, then watch and reconcile until a signal comes."""
+    import kopf
+
+    from datafetch_operator.cluster import connect
+    from datafetch_operator.handlers import operator_settings, register
+    from datafetch_operator.probes import serve_probes
+    from datafetch_operator.reconcile import Reconciler
+
     ready = asyncio.Event()
     async with connect() as cluster:
         for namespace in settings.watch_namespaces or (None,):
@@ -48,7 +80,10 @@ async def _run(settings: Settings) -> None:
         reconciler = Reconciler(cluster, settings)
         probes = serve_probes(settings.health_host, settings.health_port, reconciler.longest_work, ready.is_set)
         async with probes, asyncio.TaskGroup() as tasks:
-            work = tasks.create_task(reconciler.run(), name="reconciler")
+            work = [
+                tasks.create_task(reconciler.run(), name="reconciler"),
+                *_keep_certificates(tasks, cluster, settings),
+            ]
             await asyncio.sleep(0)  # kopf cancels at its end what was started after it: not the workers.
             await kopf.operator(
                 registry=register(reconciler),
@@ -58,10 +93,54 @@ async def _run(settings: Settings) -> None:
                 namespaces=settings.watch_namespaces,
                 ready_flag=ready,
             )
-            work.cancel()
+            for task in work:
+                task.cancel()
 
 
-async def _check_served(cluster: Cluster, namespace: str | None) -> None:
+def _keep_certificates(tasks: asyncio.TaskGroup, cluster: "Cluster", settings: Settings) -> list[asyncio.Task[None]]:
+    if settings.certificates is None:
+        return []
+    from datafetch_operator.certificate_keeper import CertificateKeeper
+
+    return [tasks.create_task(CertificateKeeper(cluster, settings.certificates).run(), name="certificates")]
+
+
+async def _run_webhook(settings: Settings) -> None:
+    """Answer the API server until a signal comes, and then until nobody asks any more."""
+    from datafetch_operator import admission, webhook
+    from datafetch_operator.cluster import connect
+    from datafetch_operator.probes import serve_probes
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    certificate = webhook.ServingCertificate(settings.webhook.certificates)
+    async with connect() as cluster:
+        probes = serve_probes(
+            settings.health_host,
+            settings.health_port,
+            lambda: 0.0,  # Every answer has its deadline: there is nothing that could be stuck for minutes.
+            lambda: certificate.is_loaded and not stopping.is_set(),
+        )
+        server = webhook.serve(
+            settings.webhook.host,
+            settings.webhook.port,
+            certificate,
+            lambda review: admission.answer(review, cluster, settings),
+            is_stopping=stopping.is_set,
+        )
+        async with probes, server:
+            logger.info("datafetch-operator %s answers on port %d", __version__, settings.webhook.port)
+            await webhook.run_until(stopping)
+
+
+_ROLES: dict[str, Callable[[Settings], Coroutine[Any, Any, None]]] = {
+    "operator": _run_operator,
+    "webhook": _run_webhook,
+}
+
+
+async def _check_served(cluster: "Cluster", namespace: str | None) -> None:
     try:
         await cluster.check_served(namespace)
     except NotFoundError as error:

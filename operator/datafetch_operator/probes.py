@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from datafetch_operator.errors import OperatorError
+
 _STUCK_SECONDS = 300
 
 
@@ -22,7 +24,7 @@ async def serve_probes(
         return web.Response(status=503, text=f"one reconcile has been running for {seconds:.0f} s\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n") if is_ready() else web.Response(status=503, text="starting\n")
+        return web.Response(text="ok\n") if is_ready() else web.Response(status=503, text="not ready\n")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -32,7 +34,10 @@ async def serve_probes(
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise OperatorError(f"the probes cannot listen on {host}:{port}: {error.strerror or error}") from error
         yield
     finally:
         await runner.cleanup()
