@@ -24,6 +24,12 @@ from e2e.workloads import (
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "kubernetes"
 CONTENT = {"README.md": b"# hello\n"}
+TYPO = """download_items:
+  - type: hf
+    name: weights
+    repo_id: org/model
+    revison: main
+"""
 CLASH = {"volumes": [{"name": "datafetch-inline", "emptyDir": {}}]}
 MOUNTED = container(volumeMounts=[{"name": "own", "mountPath": "/data"}])
 
@@ -53,7 +59,7 @@ def test_a_refused_pod_of_a_deployment_shows_in_the_events_of_its_replica_set(te
         ({"mount_path": "/x"}, {}, ["datafetch.io/fetch"]),
         ({"uri": "https://example.org/a"}, CLASH, ["datafetch-inline"]),
         ({"uri": "ftp://example.org/a"}, {}, ["ftp://example.org/a"]),
-        ({"config": "download_items:\n  - type: s3\n    nam: a\n"}, {}, [":3:", "nam"]),
+        ({"config": TYPO}, {}, [":5:", "revison", "'revision'"]),
         ({"uri": "https://example.org/a", "volume": "nosuch"}, {}, ["nosuch"]),
         ({"uri": "https://example.org/a", "containers": "mian"}, {}, ["mian", "main"]),
         ({"uri": "https://example.org/a", "memory": "900Gi"}, {}, ["900Gi"]),
