@@ -247,7 +247,7 @@ _REFUSED = [
     ("injection.mostResources.cpu=4", "at '/injection/mostResources/cpu': got number, want string"),
     ("injection.certManager.issuer.name=x", "additional properties 'issuer' not allowed"),
     ("injection.webhook.port=443", "minimum: got 443, want 1,024"),
-    ("injection.webhook.timeoutSeconds=31", "maximum: got 31, want 30"),
+    ("injection.webhook.timeoutSeconds=4", "minimum: got 4, want 5"),
     ("injection.certificates.days=366", "injection.certificates.days is 366; it may be at most caDays, which is 365"),
 ]
 

@@ -8,16 +8,16 @@ import json
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-import yaml
 
-from crd.conftest import CHART, Helm, tool
+from crd.conftest import Helm, tool
 from crd.fetches import Json, Kubectl
+from crd.served import rights
 
 RULES = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
-RIGHTS = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ def namespaces(kubectl: Kubectl) -> Iterator[tuple[str, str, str]]:
 def apply_rights(
     helm: Helm, kubectl: Kubectl, kubeconfig: str, namespaces: tuple[str, str, str], definition: None
 ) -> Iterator[Apply]:
-    applied: list[str] = []
     binary = str(tool("kubectl"))
     own, watched, other = namespaces
 
@@ -92,21 +91,14 @@ def apply_rights(
         command = [binary, "--kubeconfig", kubeconfig, *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False).stdout
 
-    def apply(*values: str) -> Release:
-        name = f"crd-rights-{uuid.uuid4().hex[:8]}"
-        options = ("--set", f"crds.install=false,rbac.aggregate=false,fullnameOverride={name}")
-        done = helm("template", "x", str(CHART), "--namespace", own, "--kube-version", "1.30.0", *options, *values)
-        assert not done.stderr
-        documents: list[Json] = [
-            found for found in yaml.safe_load_all(done.stdout) if found and found["kind"] in RIGHTS
-        ]
-        applied.append(yaml.safe_dump_all(documents))
-        kubectl("apply", "-f", "-", stdin=applied[-1])
-        return Release(name, own, watched, other, run)
+    with ExitStack() as applied:
 
-    yield apply
-    for manifests in applied:
-        kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", stdin=manifests)
+        def apply(*values: str) -> Release:
+            name = f"crd-rights-{uuid.uuid4().hex[:8]}"
+            applied.enter_context(rights(helm, kubectl, own, name, *values))
+            return Release(name, own, watched, other, run)
+
+        yield apply
 
 
 @pytest.fixture(scope="module")

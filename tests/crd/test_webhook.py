@@ -218,8 +218,8 @@ def unanswered(
 ) -> Unanswered:
     """Give namespaces whose webhook is at a port that does not answer."""
     certificate, _ = make_certificate(tmp_path_factory.mktemp("nobody"), host)
-    documents = render("--set", "injection.webhook.timeoutSeconds=1")
-    [chart] = [document for document in documents if document["kind"] == "MutatingWebhookConfiguration"]
+    [chart] = [document for document in render() if document["kind"] == "MutatingWebhookConfiguration"]
+    chart["webhooks"][0]["timeoutSeconds"] = 1
 
     @contextmanager
     def at(port: int) -> Iterator[Pods]:
