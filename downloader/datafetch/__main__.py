@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from datafetch.commands.session import Answer, Finish
     from datafetch.errors import DataFetchError
     from datafetch.progress import ProgressTracker
-    from datafetch_api.report import Result
 
 _PATIENCE_SECONDS = 1.6
 """How long a run may take to end by itself once it is told to. A pod's grace is longer, but nothing is gained by it:
@@ -48,7 +48,7 @@ class _Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
-    def attach(self, tracker: "ProgressTracker", finish: "Finish", spec_hash: str | None) -> None:
+    def attach(self, tracker: "ProgressTracker | None", finish: "Finish", spec_hash: str | None) -> None:
         """Take in where this run's result comes from and where it goes, should it end early."""
         self._tracker, self._finish, self._spec_hash = tracker, finish, spec_hash
 
@@ -79,35 +79,34 @@ class _Process:
         for problem in getattr(error, "others", ()):
             logger.error("also: %s", problem)
         result = report.failure(error, self._tracker or ProgressTracker(), self._spec_hash)
-        if self._leave(result).json:
+        if self._leave(lambda limit: report.termination_message(result, limit)).json:
             _write(to_line(result) + "\n")
         return result.exit_code
 
     def succeed(self, answer: "Answer") -> int:
         """Hand on what a command has done or found, and return its exit code."""
-        from datafetch import logs
-
         if not self._said.acquire(blocking=False):
             return _INTERRUPTED
-        result = answer.result
-        finish = self._leave(result)
+        finish = self._leave(answer.termination_message)
         for piece in answer.pieces() if finish.json else (f"{line}\n" for line in answer.lines()):
             _write(piece)
         if finish.json:
             _write("\n")
-        if result.failure is not None:
-            logs.ensure_configured()
-            logger.error("%s: %s", result.failure.reason, result.failure.message)
-        return result.exit_code
+        if answer.failure is not None:
+            from datafetch import logs
 
-    def _leave(self, result: "Result") -> "Finish":
+            logs.ensure_configured()
+            logger.error("%s: %s", answer.failure.reason, answer.failure.message)
+        return answer.exit_code
+
+    def _leave(self, message: Callable[[int | None], str]) -> "Finish":
         """Leave the termination message; return how the run ends for those who read its result."""
-        from datafetch import report
+        from datafetch import termination
         from datafetch.commands.options import termination_allowance
         from datafetch.commands.session import Finish
 
         finish = self._finish or Finish("--json" in sys.argv, None, termination_allowance(os.environ))
-        report.write_termination_message(result, finish.termination_log, finish.termination_limit)
+        termination.leave(message(finish.termination_limit), finish.termination_log)
         return finish
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from datafetch import __version__
-from datafetch.commands import completion, fetch, lock, plan, verify
+from datafetch.commands import completion, fetch, lock, plan, verify, wait
 from datafetch.commands.options import CommandLineError, Parser
 
 _ADD = {
@@ -19,6 +19,7 @@ _ADD = {
     "plan": plan.add_plan,
     "verify": verify.add_verify,
     "lock": lock.add_lock,
+    "wait": wait.add_wait,
     "completion": completion.add_completion,
 }
 COMMANDS = tuple(_ADD)

@@ -11,7 +11,7 @@ from typing import Literal
 
 Completes = Literal["nothing", "file", "directory"]
 _FILES = ("CONFIG", "FILE", "PATH", "CONFIG|URI")
-_DIRECTORIES = ("DIR", "DEST")
+_DIRECTORIES = ("DIR", "DEST", "TARGET")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Argument:
     name: str
     choices: tuple[str, ...]
     completes: Completes
+    repeats: bool
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _option(action: argparse.Action) -> Option:
 
 
 def _argument(action: argparse.Action) -> Argument:
-    return Argument(str(action.metavar or action.dest), _choices(action), _completes(action))
+    return Argument(str(action.metavar or action.dest), _choices(action), _completes(action), action.nargs == "+")
 
 
 def _choices(action: argparse.Action) -> tuple[str, ...]:
@@ -198,7 +199,10 @@ def zsh(commands: Sequence[Command]) -> str:
 def _zsh_arguments(command: Command) -> str:
     specs = [spec for option in command.options for spec in _zsh_option(option)]
     specs += [
-        _quoted(f"{number}:{argument.name.lower()}:{_zsh_action(argument.choices, argument.completes)}")
+        _quoted(
+            f"{'*' if argument.repeats else number}:{argument.name.lower()}:"
+            f"{_zsh_action(argument.choices, argument.completes)}"
+        )
         for number, argument in enumerate(command.arguments, start=1)
     ]
     return " ".join(specs)

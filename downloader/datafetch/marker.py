@@ -67,3 +67,8 @@ def linked_revision(name: str, text: str) -> str | None:
     """Return the revision that the link of that name leads to, or None where it is no link of ours."""
     revision = text.removeprefix(link_text(name, ""))
     return revision if revision != text and is_revision(revision) else None
+
+
+def manifest_path(name: str, revision: str) -> str:
+    """Return where the manifest of a revision lies, seen from the directory that the link is in."""
+    return f"{STATE_DIRECTORY}/{name}/{MANIFESTS}/{revision}.json"

@@ -1,10 +1,8 @@
 """The last word of a run: its result, as the container's termination message and as JSON on stdout.
 
-Builds the result from an outcome or an error; never fails because of a place that cannot be written.
+Builds the result from an outcome or an error; `termination` brings it to its place.
 """
 
-import logging
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -22,10 +20,6 @@ from datafetch_api.report import MARK, TERMINATION_MESSAGE_BYTES, Failure, Resul
 if TYPE_CHECKING:
     from datafetch.engine import FetchOutcome
 
-DEFAULT_TERMINATION_LOG = "/dev/termination-log"
-"""Where kubelet reads a container's termination message, unless the pod says otherwise."""
-logger = logging.getLogger(__name__)
-
 
 class CommandReport(BaseModel):
     """What a command that fetches nothing has to say; each adds its own fields."""
@@ -36,10 +30,9 @@ class CommandReport(BaseModel):
     exit_code: int = 0
     failure: Failure | None = None
 
-    @property
-    def result(self) -> Result:
-        """The same as a termination message says it."""
-        return Result(exit_code=self.exit_code, failure=self.failure)
+    def termination_message(self, limit: int | None) -> str:
+        """Return the exit code, and the failure where it is one, as a result."""
+        return termination_message(Result(exit_code=self.exit_code, failure=self.failure), limit)
 
     def pieces(self) -> Iterator[str]:
         """Yield the text of one JSON object, unset fields left out."""
@@ -81,6 +74,11 @@ def failure(error: DataFetchError, tracker: ProgressTracker, spec_hash: str | No
     )
 
 
+def termination_message(result: Result, limit: int | None) -> str:
+    """Return the result in at most `limit` bytes; without one, in what a container alone in its pod may leave."""
+    return to_termination_message(result, limit or TERMINATION_MESSAGE_BYTES)
+
+
 def printable(failure: Failure) -> Failure:
     """Return the failure without control characters and without what may be secret in URLs."""
     return failure.model_copy(
@@ -106,17 +104,3 @@ def summary(outcome: "FetchOutcome", seconds: float, directory: str) -> str:
 def count_files(count: int) -> str:
     """Return the number of files as people read it."""
     return "1 file" if count == 1 else f"{count:,} files"
-
-
-def write_termination_message(result: Result, path: str | None, limit: int | None = None) -> None:
-    """Write the result, in at most `limit` bytes, where kubelet reads it: to `path`, or to the default place if any.
-
-    A place that cannot be written is a warning, never a failure: the exit code says the most important thing.
-    """
-    if path is None and not os.access(DEFAULT_TERMINATION_LOG, os.W_OK):
-        return
-    try:
-        with open(path or DEFAULT_TERMINATION_LOG, "w", encoding="utf-8") as file:
-            file.write(to_termination_message(result, limit or TERMINATION_MESSAGE_BYTES))
-    except OSError as error:
-        logger.warning("cannot write the termination message to %s: %s", path, error.strerror)

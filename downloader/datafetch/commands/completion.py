@@ -9,7 +9,7 @@ from datafetch.commands.options import Commands, Parser, add_command, add_log_op
 from datafetch.commands.session import Answer, Finish, Session
 
 if TYPE_CHECKING:
-    from datafetch_api.report import Result
+    from datafetch_api.report import Failure
 
 _DESCRIPTION = """\
 Print a script that makes a shell complete commands, options, their values and
@@ -39,12 +39,15 @@ class _Script:
     shell: str
     text: str
 
-    @property
-    def result(self) -> "Result":
-        """Completed."""
+    exit_code = 0
+    failure: "Failure | None" = None
+
+    def termination_message(self, limit: int | None) -> str:
+        """Return that it has completed."""
+        from datafetch import report
         from datafetch_api.report import Result
 
-        return Result(exit_code=0)
+        return report.termination_message(Result(exit_code=0), limit)
 
     def pieces(self) -> Iterator[str]:
         """Yield the script as a member of an object."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datafetch.engine import FetchOutcome, Opener
     from datafetch.sources import Source
     from datafetch_api.config import DownloadConfig, DownloadItem
-    from datafetch_api.report import Result
+    from datafetch_api.report import Failure, Result
 
 _RUN_DESCRIPTION = """\
 Fetch what a config names. CONFIG is a YAML file with download_root and
@@ -137,6 +137,18 @@ class _Fetched:
     """A fetch that has ended well: its result is for programs, people have read the log."""
 
     result: "Result"
+    failure: "Failure | None" = None
+
+    @property
+    def exit_code(self) -> int:
+        """Completed."""
+        return self.result.exit_code
+
+    def termination_message(self, limit: int | None) -> str:
+        """Return the result."""
+        from datafetch import report
+
+        return report.termination_message(self.result, limit)
 
     def pieces(self) -> Iterator[str]:
         """Yield the result's line."""

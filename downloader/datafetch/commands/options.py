@@ -224,6 +224,11 @@ def add_fetch_output_options(parser: argparse.ArgumentParser) -> None:
         help="bar: on standard error; json: lines on standard output; none; "
         "auto (default): bar on a terminal, else json",
     )
+    add_termination_options(group)
+
+
+def add_termination_options(group: argparse._ArgumentGroup) -> None:
+    """Add where the result goes for kubelet."""
     group.add_argument(
         "--termination-log",
         metavar="PATH",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from datafetch.progress import ProgressTracker
-    from datafetch_api.report import Result
+    from datafetch_api.report import Failure
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Session(Protocol):
     def cancel(self) -> threading.Event:
         """Set once the run is to stop."""
 
-    def attach(self, tracker: "ProgressTracker", finish: Finish, spec_hash: str | None) -> None:
+    def attach(self, tracker: "ProgressTracker | None", finish: Finish, spec_hash: str | None) -> None:
         """Take in where this run's result comes from and where it goes, should it end early."""
 
 
@@ -35,8 +35,15 @@ class Answer(Protocol):
     """What a command has done or found."""
 
     @property
-    def result(self) -> "Result":
-        """The exit code, and the failure where it is one: the termination message."""
+    def exit_code(self) -> int:
+        """The process's."""
+
+    @property
+    def failure(self) -> "Failure | None":
+        """What is wrong with what was found, where something is."""
+
+    def termination_message(self, limit: int | None) -> str:
+        """Return the result in at most `limit` bytes; without one, in what a container alone in its pod may leave."""
 
     def pieces(self) -> Iterator[str]:
         """Yield the text of one JSON object in one line, piece by piece, for `--json`."""

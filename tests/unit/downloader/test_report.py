@@ -1,10 +1,9 @@
-import json
 import stat
 from pathlib import Path
 
 import pytest
 
-from datafetch import report
+from datafetch import report, termination
 from datafetch.engine import FetchOutcome
 from datafetch.errors import InsufficientSpaceError, SourceNotFoundError
 from datafetch.progress import ProgressTracker
@@ -63,7 +62,7 @@ def test_the_termination_message_is_written_where_it_is_asked_for(tmp_path: Path
     path = tmp_path / "message"
     result = report.success(outcome(), ProgressTracker(), None)
 
-    report.write_termination_message(result, str(path))
+    termination.leave(report.termination_message(result, None), str(path))
 
     assert parse_result(path.read_text()) == result
 
@@ -72,7 +71,7 @@ def test_a_termination_message_is_short_and_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "message"
     error = SourceNotFoundError("no such thing " * 1000, source="corpus")
 
-    report.write_termination_message(report.failure(error, ProgressTracker()), str(path))
+    termination.leave(report.termination_message(report.failure(error, ProgressTracker()), None), str(path))
 
     assert len(path.read_bytes()) <= 3500
     parsed = parse_result(path.read_text())
@@ -82,22 +81,21 @@ def test_a_termination_message_is_short_and_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    report.write_termination_message(report.success(outcome(), ProgressTracker(), None), str(tmp_path / "no/where"))
+    termination.leave("{}", str(tmp_path / "no/where"))
 
     assert "cannot write the termination message" in caplog.text
 
 
 def test_without_the_default_place_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "termination-log"
-    monkeypatch.setattr(report, "DEFAULT_TERMINATION_LOG", str(path))
-    result = report.success(outcome(), ProgressTracker(), None)
+    monkeypatch.setattr(termination, "DEFAULT_PATH", str(path))
 
-    report.write_termination_message(result, None)
+    termination.leave("{}", None)
     assert not path.exists()
 
     path.touch()
-    report.write_termination_message(result, None)
-    assert json.loads(path.read_text())["exitCode"] == 0
+    termination.leave("{}", None)
+    assert path.read_text() == "{}"
     assert stat.S_ISREG(path.stat().st_mode)
 
 
