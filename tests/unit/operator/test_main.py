@@ -6,27 +6,34 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
+import pytest
 
-KUBECONFIG = {
-    "apiVersion": "v1",
-    "kind": "Config",
-    "current-context": "c",
-    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    # Port 9 is closed: nobody answers.
-    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
-    "users": [{"name": "u", "user": {}}],
-}
+from unit.operator.kubeconfig import write_kubeconfig
 
 
-def _run(**environ: str) -> subprocess.CompletedProcess[str]:
+def _run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    command = [sys.executable, "-m", "datafetch_operator"]
+    command = [sys.executable, "-m", "datafetch_operator", *arguments]
     return subprocess.run(command, env=kept | environ, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_setting_that_cannot_be_used_ends_it_with_code_2() -> None:
-    ended = _run(DATAFETCH_WORKERS="8")
+def test_help_names_the_roles_and_the_version_is_told() -> None:
+    ended = _run("--help")
+    assert ended.returncode == 0
+    assert "--role {operator,webhook}" in ended.stdout
+    assert "docs/operator.md" in ended.stdout
+    assert _run("--version").stdout.startswith("datafetch-operator ")
+
+
+def test_a_role_that_there_is_not_ends_it_with_code_2() -> None:
+    ended = _run("--role", "scheduler")
+    assert ended.returncode == 2
+    assert "'operator', 'webhook'" in ended.stderr
+
+
+@pytest.mark.parametrize("role", ["operator", "webhook"])
+def test_a_setting_that_cannot_be_used_ends_it_with_code_2(role: str) -> None:
+    ended = _run("--role", role, DATAFETCH_WORKERS="8")
     assert ended.returncode == 2
     assert ended.stderr == (
         "datafetch-operator: DATAFETCH_DOWNLOADER_IMAGE is not set; it names the image of the download pods\n"
@@ -35,7 +42,7 @@ def test_a_setting_that_cannot_be_used_ends_it_with_code_2() -> None:
 
 def test_a_cluster_that_does_not_answer_ends_it_with_code_1_and_one_line(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(KUBECONFIG))
+    write_kubeconfig(path, "http://127.0.0.1:9")  # A closed port: nobody answers.
     ended = _run(KUBECONFIG=str(path), DATAFETCH_DOWNLOADER_IMAGE="example.org/df:1")
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()

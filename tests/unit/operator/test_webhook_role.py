@@ -17,10 +17,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 from aiohttp import web
 
 from unit.operator import pki
+from unit.operator.kubeconfig import write_kubeconfig
 
 Json = dict[str, Any]
 
@@ -156,15 +156,7 @@ def _prepare(directory: Path, api_server: str) -> dict[str, str]:
     """Make the directory and a kubeconfig; return the environment that names them."""
     directory.mkdir()
     kubeconfig = directory.with_suffix(".yaml")
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": api_server}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    kubeconfig.write_text(yaml.safe_dump(content))
+    write_kubeconfig(kubeconfig, api_server)
     return {
         "PATH": os.environ["PATH"],
         "KUBECONFIG": str(kubeconfig),
