@@ -121,6 +121,10 @@ class World:
             body["status"]["phase"] = "Failed"
             self.cluster.put(body)
 
+    def change_pod(self, name: str) -> None:
+        if name in self.cluster.pods:
+            self.cluster.put(self.cluster.pods[name])
+
     def show_pod(self, name: str) -> None:
         body = self.cluster.pods.get(name)
         if body is None:
@@ -195,7 +199,7 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
     "a pod ends": lambda world: world.end_pod("app-0"),
     "a pod goes": lambda world: world.cluster.pods.pop("app-0", None),
     "another pod goes": lambda world: world.cluster.pods.pop("app-1", None),
-    "a pod changes": lambda world: "app-0" in world.cluster.pods and world.cluster.put(world.cluster.pods["app-0"]),
+    "a pod changes": lambda world: world.change_pod("app-0"),
     "the watcher shows a pod": lambda world: world.show_pod("app-0"),
     "the watcher shows another pod": lambda world: world.show_pod("app-1"),
     "the watcher shows deletions": lambda world: world.show_deletions(),
@@ -223,9 +227,13 @@ def _becomes(name: str, make: Callable[[str], Json]) -> Callable[[World], object
     return lambda world: world.cluster.fetches.update({name: make(name)})
 
 
+def _goes(name: str) -> Callable[[World], object]:
+    return lambda world: world.cluster.fetches.pop(name, None)
+
+
 for _name in FETCHES:
     HAPPENINGS |= {f"{_name} {what}": _becomes(_name, make) for what, make in STATES.items()}
-    HAPPENINGS[f"{_name} is deleted"] = lambda world, name=_name: world.cluster.fetches.pop(name, None)
+    HAPPENINGS[f"{_name} is deleted"] = _goes(_name)
 
 
 @settings(max_examples=400, deadline=None)

@@ -1,4 +1,4 @@
-"""The loop of the pods that ask for data: what the API server is asked for and told, and what happens when it refuses."""
+"""The loop of the pods that ask for data: what the API server is asked and told, and what happens when it refuses."""
 
 import asyncio
 import logging
@@ -228,7 +228,7 @@ def test_what_events_did_not_say_the_resync_finds() -> None:
     async def run() -> None:
         task = asyncio.create_task(reconciler.run())
         async with asyncio.timeout(5):
-            while not cluster.opened or cluster.calls.count("list_consumer_uids") < 2:
+            while not cluster.opened or cluster.calls.count("list_consumer_uids") < 2:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.001)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import Phase
-from unit.operator.world import World, bound_claim, failure_message, fetch, some_progress, success_message
+from datafetch_operator.observation import Mount
+from unit.operator.world import START, World, bound_claim, failure_message, fetch, some_progress, success_message
 
 CREATE = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "10Gi"}}}
 RETRYABLE = [ExitCode.SOURCE_UNAVAILABLE, ExitCode.INTERRUPTED]
@@ -76,6 +77,16 @@ def _claim_is_bound(world: World) -> None:
         world.claim = replace(world.claim, phase="Bound", capacity="20Gi")
 
 
+def _claim_is_for(world: World, mode: str) -> None:
+    if world.claim is not None:
+        world.claim = replace(world.claim, access_modes=(mode,))
+
+
+def _no_node_takes_it(world: World) -> None:
+    if _live_job(world):
+        world.pods[-1] = replace(world.pods[-1], phase="Pending", node=None, unschedulable="0/3 nodes")
+
+
 def _wants_more(world: World) -> None:
     target = world.fetch.spec.target
     if target is not None and target.persistent_volume_claim.create is not None:
@@ -109,6 +120,12 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
     "resume": lambda world: world.change(suspend=False),
     "time to live": lambda world: world.change(job={"ttlSecondsAfterFinished": 5}),
     "a larger claim is wanted": _wants_more,
+    "the claim is for one node": lambda world: _claim_is_for(world, "ReadWriteOnce"),
+    "the claim is for one pod": lambda world: _claim_is_for(world, "ReadWriteOncePod"),
+    "somebody mounts the claim": lambda world: setattr(world, "mounts", (Mount("trainer-0", START, "node7"),)),
+    "somebody else mounts the claim": lambda world: setattr(world, "mounts", (Mount("trainer-1", START, "node8"),)),
+    "nobody mounts the claim": lambda world: setattr(world, "mounts", ()),
+    "no node takes the pod": _no_node_takes_it,
     "creation is refused": lambda world: setattr(world, "refuses", "exceeded quota"),
     "creation is allowed": lambda world: setattr(world, "refuses", None),
     "the status is lost": lambda world: setattr(
@@ -157,7 +174,7 @@ def test_whatever_happened_a_fetch_that_is_let_alone_gets_ready(happenings: list
     world = World(fetch(target=CREATE))
     for happening in happenings:
         HAPPENINGS[happening](world)
-    world.refuses = None
+    world.refuses, world.mounts = None, ()
     world.change(suspend=False, refresh={"trigger": "for the last time"})
     for _ in range(4):
         world.settle()

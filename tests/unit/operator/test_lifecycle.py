@@ -1,15 +1,17 @@
 """What follows from what was seen: the life of a DataFetch, case by case, on values."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.resource import Phase
 from datafetch_operator.lifecycle import Removal
-from datafetch_operator.observation import Claim, Notice
+from datafetch_operator.observation import Claim, Mount, Notice
 from unit.operator.world import (
     START,
+    UID,
     World,
     bound_claim,
     claimant,
@@ -17,6 +19,7 @@ from unit.operator.world import (
     fetch,
     hash_of,
     made_claim,
+    one_node_claim,
     pending_claim,
     some_progress,
     success_message,
@@ -604,3 +607,109 @@ def test_times_of_conditions_move_only_with_their_status() -> None:
     since = {condition.type: condition.last_transition_time for condition in world.status.conditions}
     assert since["Accepted"] == START
     assert since["Ready"] == world.now
+
+
+# --- a claim that only one node, or one pod, can mount ---------------------------------------------------------------
+
+TRAINER = Mount("trainer-0", START, "node7", tolerations=({"key": "gpu"},))
+
+
+def test_a_job_goes_to_the_node_that_has_the_volume() -> None:
+    younger = replace(TRAINER, pod="other", started=START + timedelta(seconds=1), node="node8")
+    world = World(claim=one_node_claim(), mounts=(younger, TRAINER))
+    decision = world.decide()
+    assert decision.start is not None
+    assert decision.start.beside == TRAINER
+    world.settle()
+    assert world.job.node == "node7"
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        replace(TRAINER, node=None),
+        replace(TRAINER, deleting=True),
+        replace(TRAINER, fetch_uid=UID),
+    ],
+    ids=["not scheduled yet", "on its way out", "our own, which makes way"],
+)
+def test_a_pod_that_does_not_keep_the_volume_binds_nobody(mount: Mount) -> None:
+    world = World(claim=one_node_claim(), mounts=(mount,))
+    decision = world.decide()
+    assert decision.start is not None
+    assert decision.start.beside is None
+
+
+def test_a_claim_that_every_node_can_mount_binds_nobody_and_nobody_is_asked() -> None:
+    world = World(mounts=(TRAINER,))
+    assert world.see().mounts is None
+    decision = world.decide()
+    assert decision.start is not None
+    assert decision.start.beside is None
+
+
+def test_a_claim_of_one_pod_that_is_in_use_is_waited_for_and_the_fetch_then_goes_on_by_itself() -> None:
+    world = World(claim=one_node_claim("ReadWriteOncePod"), mounts=(TRAINER,))
+    decision = world.reconcile()
+    assert decision.requeue_seconds == 30
+    assert world.status.phase == Phase.PENDING
+    status, reason, message = world.condition("Progressing")
+    assert (status, reason) == ("False", "ClaimInUse")
+    assert "'trainer-0'" in message
+    assert world.status.attempts == 0
+    world.settle()
+    world.mounts = ()
+    world.settle()
+    assert world.jobs_made == 1
+
+
+def test_a_refresh_waits_for_the_claim_and_the_data_stays_ready() -> None:
+    world = World(claim=one_node_claim("ReadWriteOncePod"))
+    world.settle()
+    world.succeed()
+    world.settle()
+    world.mounts = (TRAINER,)
+    world.change(refresh={"trigger": "now"})
+    world.settle()
+    assert world.status.phase == Phase.REFRESHING
+    assert world.condition("Ready")[0] == "True"
+    assert world.condition("Progressing")[:2] == ("False", "ClaimInUse")
+    assert world.jobs_made == 1
+
+
+@pytest.mark.parametrize("mount", [replace(TRAINER, node=None), replace(TRAINER, fetch_uid=UID)])
+def test_a_pod_that_holds_no_volume_yet_is_not_waited_for(mount: Mount) -> None:
+    world = World(claim=one_node_claim("ReadWriteOncePod"), mounts=(mount,))
+    world.settle()
+    assert world.jobs_made == 1
+
+
+def _bound() -> World:
+    world = World(claim=one_node_claim(), mounts=(TRAINER,))
+    world.settle()
+    world.run_pod(phase="Pending", node=None, unschedulable="0/3 nodes are available")
+    world.pass_time(10)
+    return world
+
+
+def test_a_job_whose_node_is_full_waits_there_as_long_as_the_volume_does() -> None:
+    world = _bound()
+    world.settle()
+    assert world.jobs_made == 1
+    assert world.condition("Progressing")[1] == "Unschedulable"
+
+
+@pytest.mark.parametrize("mounts", [(), (replace(TRAINER, deleting=True),), (replace(TRAINER, node="node9"),)])
+def test_a_job_whose_node_is_lost_is_followed_by_one_where_the_volume_is_now(mounts: tuple[Mount, ...]) -> None:
+    world = _bound()
+    world.mounts = mounts
+    world.settle()
+    assert (world.jobs_made, len(world.jobs)) == (2, 1)
+    assert world.job.node == (mounts[0].node if mounts and not mounts[0].deleting else None)
+    assert world.status.attempts == 2
+
+
+def test_a_claim_that_waits_for_its_first_consumer_is_waited_for_by_nobody() -> None:
+    world = World(claim=replace(pending_claim(), access_modes=("ReadWriteOnce",)))
+    world.settle()
+    assert world.jobs_made == 1, "the download pod is the first consumer: pods that wait by gate are not scheduled"

@@ -15,6 +15,31 @@ def test_progress_is_due_at_first_and_then_every_ten_seconds() -> None:
     assert pace.is_due(key)
 
 
+def test_the_pods_that_ask_are_written_at_once_and_then_every_ten_seconds() -> None:
+    now = 0.0
+    pace, key = Pace(lambda: now), Key("team", "a")
+    assert pace.consumers_wait(key) == 0
+    pace.note_consumers_write(key)
+    now = 4.0
+    assert pace.consumers_wait(key) == 6
+    assert pace.is_due(key), "progress has a pace of its own"
+    now = 10.0
+    assert pace.consumers_wait(key) == 0
+    pace.note_phase(key, None)
+    now = 0.0
+    assert pace.consumers_wait(key) == 0, "what is gone is forgotten"
+
+
+def test_every_log_that_is_read_counts_for_the_pace() -> None:
+    pace = Pace()
+    for number in range(20):
+        pace.note_pods_read(Key("team", f"recipe-{number}"), 20)
+    assert pace.interval == 20
+    for number in range(20):
+        pace.note_pods_read(Key("team", f"recipe-{number}"), 0)
+    assert pace.interval == 10
+
+
 def test_the_pace_falls_as_active_fetches_grow() -> None:
     pace = Pace()
     for number in range(400):

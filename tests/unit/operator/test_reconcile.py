@@ -1,7 +1,7 @@
 """Observe, decide, apply: in which order the API is called, and what happens when a call fails."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
@@ -10,13 +10,24 @@ import aiohttp
 import pytest
 
 from datafetch_api.report import to_line
-from datafetch_api.resource import DataFetchStatus, ObjectMeta
+from datafetch_api.resource import ConsumerPhase, DataFetchStatus, ObjectMeta
 from datafetch_operator.cluster import Cluster
+from datafetch_operator.consumers import Consumer
 from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from datafetch_operator.observation import Claim, Job, Key, Mount, Notice, Pod, read_claim, read_job
+from datafetch_operator.pacing import Pace
 from datafetch_operator.reconcile import Reconciler
 from datafetch_operator.status import EventRecord
-from unit.operator.world import NAMESPACE, SETTINGS, START, bound_claim, made_claim, resource, some_progress
+from unit.operator.world import (
+    NAMESPACE,
+    SETTINGS,
+    START,
+    bound_claim,
+    made_claim,
+    one_node_claim,
+    resource,
+    some_progress,
+)
 
 KEY = Key(NAMESPACE, "tinyllama")
 CREATE = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "10Gi"}}}
@@ -298,3 +309,140 @@ def test_a_first_fetch_asks_nobody_about_pruning() -> None:
     cluster = FakeCluster(resource(), bound_claim())
     _play(cluster, lambda: bool(cluster.jobs))
     assert "list_mounts" not in cluster.calls
+
+
+# --- the pods that ask for the data ----------------------------------------------------------------------------------
+
+
+def _recipe() -> dict[str, Any]:
+    body = resource("tinyllama")
+    del body["spec"]["target"]
+    return body
+
+
+def _pods(phase: ConsumerPhase, *names: str) -> dict[Key, list[Consumer]]:
+    return {KEY: [Consumer(name, f"uid-{name}", phase) for name in names]}
+
+
+def _play_pods(cluster: FakeCluster, play: Callable[[Reconciler], Awaitable[None]]) -> None:
+    """Let a reconciler work while the test plays with its pods."""
+
+    async def run() -> None:
+        reconciler = Reconciler(cast("Cluster", cluster), SETTINGS)
+        task = asyncio.create_task(reconciler.run())
+        try:
+            await play(reconciler)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - what is waited for is a state of the fake, not an event
+            await asyncio.sleep(0.005)
+
+
+def _consumers(cluster: FakeCluster) -> Any:
+    assert cluster.body is not None
+    return cluster.body["status"].get("consumers")
+
+
+def test_the_pods_that_ask_for_a_recipe_stand_in_its_status_and_how_far_each_is() -> None:
+    cluster = FakeCluster(_recipe())
+    cluster.log = to_line(some_progress(420))
+
+    async def play(reconciler: Reconciler) -> None:
+        pods = _pods(ConsumerPhase.FETCHING, "app-0")[KEY] + _pods(ConsumerPhase.STARTED, "app-1")[KEY]
+        reconciler.use_indices({}, {KEY: pods})
+        reconciler.notice(KEY)
+        await _until(lambda: bool(cluster.writes))
+
+    _play_pods(cluster, play)
+    assert _consumers(cluster) == {
+        "count": 2,
+        "pods": [{"name": "app-0", "phase": "Fetching", "percent": 42}, {"name": "app-1", "phase": "Started"}],
+    }
+    assert cluster.body is not None
+    assert cluster.body["status"]["phase"] == "Recipe"
+    assert [call for call in cluster.calls if "log" in call] == ["read_log app-0 datafetch-get-tinyllama"]
+
+
+def test_of_a_fetch_with_a_target_no_pod_is_asked_how_far_it_is() -> None:
+    cluster = FakeCluster(resource(), bound_claim())
+
+    async def play(reconciler: Reconciler) -> None:
+        reconciler.use_indices({}, _pods(ConsumerPhase.WAITING, "app-0"))
+        reconciler.notice(KEY)
+        await _until(lambda: bool(cluster.jobs))
+
+    _play_pods(cluster, play)
+    assert _consumers(cluster) == {"count": 1, "pods": [{"name": "app-0", "phase": "Waiting"}]}
+    assert not [call for call in cluster.calls if "log" in call]
+    assert cluster.writes.count("apply_status") == 1, "the first count goes with what is written anyway"
+
+
+def test_a_thousand_pods_that_start_are_two_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datafetch_operator.reconcile._GATHER_SECONDS", 0.01)
+    cluster = FakeCluster(_recipe())
+
+    async def play(reconciler: Reconciler) -> None:
+        now = 0.0
+        reconciler._pace = Pace(lambda: now)
+        for number in range(1000):
+            reconciler.use_indices({}, _pods(ConsumerPhase.STARTED, *[f"app-{each}" for each in range(number + 1)]))
+            reconciler.notice_consumers(KEY)
+            if number % 100 == 0:
+                reconciler.notice(KEY)  # An event of its own brings it to a look, not to a write.
+                await asyncio.sleep(0.002)
+        await asyncio.sleep(0.05)
+        assert cluster.writes == ["apply_status"]
+        assert reconciler._soon, "what is held back is written when it is due"
+        now = 10.0
+        reconciler._soon.pop(KEY).cancel()
+        reconciler.notice_consumers(KEY)
+        await _until(lambda: len(cluster.writes) == 2)
+
+    _play_pods(cluster, play)
+    assert _consumers(cluster)["count"] == 1000
+
+
+def test_pods_at_rest_are_looked_at_and_nothing_is_written() -> None:
+    cluster = FakeCluster(_recipe())
+    cluster.log = to_line(some_progress(420))
+
+    async def play(reconciler: Reconciler) -> None:
+        reconciler.use_indices({}, _pods(ConsumerPhase.FETCHING, "app-0"))
+        now = 0.0
+        reconciler._pace = Pace(lambda: now)
+        for looks in range(1, 4):
+            reconciler.notice(KEY)
+            await _until(lambda: cluster.calls.count("read_fetch") >= looks)  # noqa: B023 - it is over before the next
+            await asyncio.sleep(0.01)
+            now += 20
+        reconciler.use_indices({}, {})
+        reconciler.notice(KEY)
+        await _until(lambda: len(cluster.writes) == 2)
+
+    _play_pods(cluster, play)
+    assert cluster.writes == ["apply_status"] * 2
+    assert _consumers(cluster) is None, "when nobody asks any more, nothing stands there"
+
+
+def test_who_mounts_a_claim_of_one_node_is_asked_before_its_job_is_made() -> None:
+    cluster = FakeCluster(resource(), one_node_claim())
+    cluster.mounts = (Mount("trainer-0", START, "node7"),)
+    _play(cluster, lambda: bool(cluster.jobs))
+    (job,) = cluster.jobs.values()
+    assert job.node == "node7"
+    assert cluster.calls.count("list_mounts") == 1
+
+
+def test_a_claim_of_one_pod_that_is_in_use_is_told_once() -> None:
+    cluster = FakeCluster(resource(), one_node_claim("ReadWriteOncePod"))
+    cluster.mounts = (Mount("trainer-0", START, "node7"),)
+    _play(cluster, lambda: cluster.calls.count("list_mounts") == 3, notices=3)
+    assert cluster.events == ["ClaimInUse"]
+    assert cluster.writes == ["apply_status"]

@@ -75,6 +75,11 @@ def made_claim(requested: str = "10Gi", capacity: str = "10Gi") -> Claim:
     return Claim("data", "claim-1", "Bound", START, capacity=capacity, requested=requested, made_for=UID)
 
 
+def one_node_claim(*modes: str) -> Claim:
+    """Return a claim that only one node can mount."""
+    return replace(bound_claim(), access_modes=modes or ("ReadWriteOnce",))
+
+
 def pending_claim(uid: str = "claim-1") -> Claim:
     return Claim("data", uid, "Pending", START, requested="10Gi")
 
