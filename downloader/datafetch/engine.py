@@ -19,7 +19,7 @@ from datafetch.memory import buffer_budget, memory_limit
 from datafetch.pace import TICK_SECONDS, BandwidthLimiter, Concurrency
 from datafetch.plan import Plan, check_space
 from datafetch.scheduler import Scheduler
-from datafetch.sink import FileWriter, InPlaceLayout, Layout, ManagedLayout, Sink, TargetLock
+from datafetch.sink import Complete, FileWriter, InPlaceLayout, Layout, ManagedLayout, Sink, TargetLock
 from datafetch.small_files import SMALL_BYTES, SmallFiles
 from datafetch.sources import Entry, Source, open_source
 from datafetch.transfer import (
@@ -89,14 +89,19 @@ def run_fetch(
     """Bring everything that the config names, and publish it.
 
     `workers` is the most requests at a time, within `transfer.max_concurrency` and what the memory limit bears. Where
-    the same request is there already, complete and unaltered, `skip_if_complete` ends at once, without asking a source.
+    the same request is there already, complete and unaltered, `skip_if_complete` ends at once, without asking a source;
+    so it does where another process brings it while this one waits for the lock.
     Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from there.
     """
     _allow_open_files()
     spec_hash = config.managed.spec_hash if config.managed else request_hash(config.download_items)
     full = config.transfer.verify == "Full"
-    if skip_if_complete and (outcome := _find_complete(config, spec_hash, observer, full=full)) is not None:
-        return outcome
+
+    def look() -> Complete | None:
+        return _find_complete(config, spec_hash, full=full) if skip_if_complete else None
+
+    if (found := look()) is not None:
+        return _take_as_it_is(found, observer)
     with ExitStack() as stack:
         stall_timeout = float(config.transfer.stall_timeout)
         sources: list[Source] = []
@@ -105,12 +110,11 @@ def run_fetch(
             stack.callback(source.close)
             sources.append(source)
         layout = _open_layout(config, spec_hash)
-
-        def waiting(message: str) -> None:
-            observer.stage(Stage.WAITING, message)
-
         lock = TargetLock(layout.state)
-        sink = stack.enter_context(Sink.open(layout, lock, cancel, waiting, verify_fully=full))
+        if (found := _acquire(lock, observer, cancel, look)) is not None:
+            layout.close()
+            return _take_as_it_is(found, observer)
+        sink = stack.enter_context(Sink.open(layout, lock, verify_fully=full))
         most = min(config.transfer.max_concurrency, workers or config.transfer.max_concurrency)
         fetch = _Fetch(sources, sink, observer, cancel, most, config)
         summaries = fetch.run()
@@ -127,17 +131,37 @@ def run_fetch(
         )
 
 
-def _find_complete(
-    config: DownloadConfig, spec_hash: str, observer: FetchObserver, *, full: bool
-) -> FetchOutcome | None:
-    """Return the outcome where nothing is left to do."""
+def _acquire(
+    lock: TargetLock, observer: FetchObserver, cancel: threading.Event, look: Callable[[], Complete | None]
+) -> Complete | None:
+    """Wait for the lock, or until `look` finds that another process has brought everything, and return that."""
+    found: Complete | None = None
+
+    def is_complete() -> bool:
+        nonlocal found
+        found = look()
+        return found is not None
+
+    needed = False
+    try:
+        needed = lock.acquire(cancel, partial(observer.stage, Stage.WAITING), is_complete) and not is_complete()
+    finally:
+        if not needed:
+            lock.release()
+    return found
+
+
+def _find_complete(config: DownloadConfig, spec_hash: str, *, full: bool) -> Complete | None:
+    """Return what is published, where nothing is left to do; opened anew at each look, others may have changed it."""
     layout = _open_layout(config, spec_hash)
     try:
-        found = layout.complete(spec_hash, full=full)
+        return layout.complete(spec_hash, full=full)
     finally:
         layout.close()
-    if found is None:
-        return None
+
+
+def _take_as_it_is(found: Complete, observer: FetchObserver) -> FetchOutcome:
+    """Return the outcome of a fetch that had nothing to do."""
     files, size, published = found.header.files, found.header.bytes, found.published
     observer.totals(files, size)
     observer.reused(files, size)

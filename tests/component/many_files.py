@@ -55,7 +55,7 @@ def slow_down_a_flush(seconds: float) -> None:
         if waits:
             time.sleep(waits.pop())
 
-    Directory.flush = slow  # type: ignore[method-assign]  # what only this process sees
+    Directory.flush = slow  # type: ignore[assignment]  # what only this process sees
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset({"", ".", ".."})
 """Segments that lead nowhere or elsewhere: the plan refuses them in keys, and nothing that lies on a volume may bring
 them in either."""
+_CHMOD_REFUSED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _LINK_REFUSED = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,6 +80,11 @@ class Directory:
             except FileExistsError:
                 os.unlink(name, dir_fd=parent)
                 return os.open(name, _NEW_FILE, FILE_MODE, dir_fd=parent)
+
+    def share(self, descriptor: int) -> None:
+        """Let those write a file of ours who may write this directory: who works here after us may be another user."""
+        with refusals(self.path):
+            _share(descriptor, os.fstat(self.descriptor))
 
     def open_file(self, path: str, *, writable: bool = True) -> int:
         """Open an existing file for reading, and for writing where asked, and return its descriptor."""
@@ -212,6 +218,7 @@ class Directory:
                 os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
             except FileExistsError:
                 return False
+            _share_directory(name, parent)
             return True
 
     def read_link(self, path: str) -> str | None:
@@ -257,6 +264,7 @@ class Directory:
         try:
             with refusals(self.full(path)):
                 try:
+                    self.share(descriptor)
                     yield descriptor
                 finally:
                     os.close(descriptor)
@@ -395,6 +403,55 @@ def _make_directory(name: str, parent: int) -> None:
         os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
     except FileExistsError:
         return  # another thread was faster
+    _share_directory(name, parent)
+
+
+def make_directories(path: str) -> None:
+    """Make a directory and those above it, where they are missing, for who may write the one that is there."""
+    if os.path.isdir(path):
+        return
+    head, name = os.path.split(os.path.abspath(path))
+    make_directories(head)
+    parent = os.open(head, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+        _share_directory(name, parent)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    finally:
+        os.close(parent)
+
+
+def _share_directory(name: str, parent: int) -> None:
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        _share(descriptor, os.fstat(parent))
+    finally:
+        os.close(descriptor)
+
+
+def _share(descriptor: int, parent: os.stat_result) -> None:
+    """Let those write what we made who may write the directory that it lies in, whatever our umask says.
+
+    They could as well put something else in its place; but not in a directory where only owners may (sticky).
+    Kubernetes makes a pod's volume writable for the pod's fsGroup in this way, and lets new files inherit that group.
+    """
+    status = os.fstat(descriptor)
+    granted = 0
+    if not parent.st_mode & stat.S_ISVTX:
+        granted |= stat.S_IRWXG if parent.st_mode & stat.S_IWGRP and parent.st_gid == status.st_gid else 0
+        granted |= stat.S_IRWXO if parent.st_mode & stat.S_IWOTH else 0
+    if not stat.S_ISDIR(status.st_mode):
+        granted &= ~(stat.S_IXGRP | stat.S_IXOTH)
+    if not granted & ~status.st_mode:
+        return
+    try:
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | granted)
+    except OSError as error:
+        # Volumes without modes of their own: what others may do there is not ours to say.
+        if error.errno not in _CHMOD_REFUSED:
+            raise
 
 
 def _remove_tree(parent: int, name: str) -> None:

@@ -33,6 +33,7 @@ class Journal:
         self._lock = threading.Lock()
         self.path = f"{EPOCHS}/{epoch}/{JOURNAL}"
         self._descriptor = state.create(self.path)
+        state.share(self._descriptor)
         self.length = 0
         """Bytes that were noted so far."""
         self._append(_line({"boot": boot_id()}))

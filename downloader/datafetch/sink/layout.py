@@ -34,7 +34,7 @@ from datafetch.marker import (
 )
 from datafetch.plan import manifest_digest
 from datafetch.records import ManifestFile
-from datafetch.sink.directory import Directory, refusals
+from datafetch.sink.directory import Directory, make_directories, refusals
 from datafetch.sink.lock import EPOCHS
 from datafetch.sink.manifest import DamagedManifestError, now, read_header, read_manifest, write_manifest
 from datafetch.sink.verification import holds_checksum
@@ -320,7 +320,7 @@ class InPlaceLayout:
     def __init__(self, root: str, spec_hash: str) -> None:
         try:
             with refusals(root):
-                os.makedirs(root, exist_ok=True)
+                make_directories(root)
         except FileNotFoundError:
             raise TargetNotWritableError(f"{root!r} cannot be made here; choose another target") from None
         except FileExistsError:

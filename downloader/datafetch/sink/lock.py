@@ -101,25 +101,39 @@ class TargetLock:
         self._thread: threading.Thread | None = None
         self.epoch = 0
 
-    def acquire(self, cancel: threading.Event, waiting: Callable[[str], None]) -> None:
-        """Wait for the lock; `waiting` is told for whom. Raises InterruptedByRequestError when cancelled."""
+    def acquire(
+        self,
+        cancel: threading.Event,
+        waiting: Callable[[str], None],
+        unneeded: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Wait for the lock; `waiting` is told for whom. Raises InterruptedByRequestError when cancelled.
+
+        `unneeded` is asked each time that a holder has gone: where it says that nothing is left to do, the wait ends
+        without the lock, and False is returned. So many that wait need not come one after the other.
+        """
         self._state.make(EPOCHS)
+        watched: str | None = None
         seen: bytes | None = None
         since, last_epoch = self._clock(), self._last_epoch()
         while True:
             content = self._state.read(LOCK)
+            holder = None if content is None else Holder.from_bytes(content)
+            token = holder.token if holder else ""
+            if watched not in (None, token) and unneeded():
+                return False
+            watched = token
             if content is None:
                 if self._take_free():
-                    return
+                    return True
                 continue
-            holder = Holder.from_bytes(content)
             if content != seen:
                 # The epoch to win is the one after the last that there was when the counter was seen to stand: of
                 # many that see it stand still, one makes that directory, and the others begin to watch again.
                 seen, since, last_epoch = content, self._clock(), self._last_epoch()
             if (holder is not None and holder.is_dead) or self._clock() - since >= self._still_seconds:
                 if self._begin(last_epoch + 1):
-                    return
+                    return True
                 seen = None
                 continue
             waiting(f"another process ({holder.host if holder else 'unknown'}) is fetching to this target")

@@ -27,7 +27,7 @@ FLUSH_SECONDS = 5.0
 
 
 class Sink:
-    """The target of one fetch, held by its lock from `open` to `close`."""
+    """The target of one fetch, held by its lock until `close`."""
 
     def __init__(self, layout: Layout, lock: TargetLock, *, verify_fully: bool) -> None:
         self._layout = layout
@@ -52,16 +52,13 @@ class Sink:
         cls,
         layout: Layout,
         lock: TargetLock,
-        cancel: threading.Event,
-        waiting: Callable[[str], None],
         *,
         verify_fully: bool = False,
     ) -> "Sink":
-        """Wait for the lock, look at what is there, and begin an epoch of our own.
+        """Look at what is there, and begin an epoch of our own. The lock is held.
 
         `verify_fully` says that data which is there is read again and compared with its checksum before it is used.
         """
-        lock.acquire(cancel, waiting)
         sink = cls(layout, lock, verify_fully=verify_fully)
         try:
             sink._begin()
@@ -148,7 +145,9 @@ class Sink:
         return self._begin_writing(file), 0
 
     def _begin_writing(self, file: PlannedFile) -> FileWriter:
-        return self._remember(FileWriter(self, file, self.tree.create(file.path), []))
+        descriptor = self.tree.create(file.path)
+        self.tree.share(descriptor)  # who goes on with a part of it opens it; a whole one is only renamed
+        return self._remember(FileWriter(self, file, descriptor, []))
 
     def _remember(self, writer: FileWriter) -> FileWriter:
         with self._mutex:

@@ -23,8 +23,9 @@ from datafetch.errors import (
     TargetOccupiedError,
     UnsafePathError,
 )
+from datafetch.sources import Source
 from datafetch.transfer import PART_BYTES
-from datafetch_api.config import DownloadConfig
+from datafetch_api.config import DownloadConfig, DownloadItem
 from datafetch_api.report import Stage
 from unit.downloader.memory_source import (
     Fetch,
@@ -112,6 +113,37 @@ def test_a_complete_tree_of_the_same_request_needs_no_source(
     file.unlink()
     with pytest.raises(AssertionError):
         run_again()
+
+
+@pytest.mark.parametrize("layout", [in_place, managed])
+def test_what_another_process_brings_meanwhile_is_not_fetched_again(
+    tmp_path: Path, layout: Callable[[str], DownloadConfig]
+) -> None:
+    config, bucket = layout(str(tmp_path)), MemoryBucket.of(SMALL)
+    second_waits = threading.Event()
+
+    def hold(key: str, position: int) -> None:
+        second_waits.wait(20)
+
+    bucket.before_open = hold
+    first = threading.Thread(target=Fetch(bucket, config).run)
+    first.start()
+    wait_until(lambda: bool(bucket.requests))
+
+    class Waiting(RecordingObserver):
+        def stage(self, stage: Stage, message: str | None = None) -> None:
+            if stage is Stage.WAITING:
+                second_waits.set()
+
+    def no_listing(item: DownloadItem, stall_timeout: float) -> Source:
+        source = bucket.opener(item, stall_timeout)
+        source.list = None  # type: ignore[method-assign,assignment]  # whoever calls it fails
+        return source
+
+    outcome = run_fetch(config, observer=Waiting(), cancel=threading.Event(), opener=no_listing, skip_if_complete=True)
+    first.join(10)
+    assert (outcome.files, outcome.reused_bytes) == (4, 71_005)
+    assert len(bucket.requests) == 3, "the empty file needs none"
 
 
 @pytest.mark.parametrize("layout", [in_place, managed])

@@ -58,6 +58,24 @@ def test_a_living_holder_is_waited_for(state: Directory) -> None:
     first.release()
 
 
+def test_who_waits_is_asked_once_a_holder_has_gone_whether_that_is_still_needed(state: Directory) -> None:
+    first = held(state)
+    asked: list[float] = []
+
+    def unneeded() -> bool:
+        asked.append(time.monotonic())
+        return True
+
+    second = TargetLock(Directory.open(state.path))
+    threading.Timer(1.5, first.release).start()
+    started = time.monotonic()
+    assert not second.acquire(threading.Event(), lambda message: None, unneeded)
+    assert len(asked) == 1, "not at each beat of the holder's"
+    assert asked[0] - started >= 1.5
+    assert second.epoch == 0
+    assert state.read(LOCK) is None
+
+
 def test_a_lock_that_stands_still_is_taken_over(state: Directory) -> None:
     of_another_machine(state)
     started = time.monotonic()
