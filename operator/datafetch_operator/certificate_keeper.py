@@ -220,6 +220,7 @@ class CertificateKeeper:
             "app.kubernetes.io/name": "datafetch",
             "app.kubernetes.io/component": "webhook",
         }
+        encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
         metadata: Json = {"name": name, "namespace": self._settings.namespace}
         metadata["labels"] = {**(there.get("labels") or {}), **ours}
         metadata |= {key: there[key] for key in ("annotations", "resourceVersion") if key in there}
@@ -227,8 +228,9 @@ class CertificateKeeper:
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": metadata,
-            "type": (found or {}).get("type", kind),  # It cannot be changed.
-            "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
+            # It cannot be changed, and requires keys that may be another's: those of cert-manager, say. So they stay.
+            "type": (found or {}).get("type", kind),
+            "data": ((found or {}).get("data") or {}) | encoded,
         }
 
     def _fail(self, sentence: str, most_seconds: float, level: int = logging.WARNING) -> float:

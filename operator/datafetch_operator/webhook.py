@@ -11,24 +11,28 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import aiohttp
 from aiohttp import web
 
+from datafetch_api.quantities import parse_duration
 from datafetch_operator.errors import ApiError, OperatorError
 from datafetch_operator.metrics import ADMISSION_SECONDS, ADMISSIONS
 
 ANSWER_SECONDS = 4.0
-"""The API server waits for 5 s and then tells the pod's owner nothing but that; we say why instead."""
+"""Where the question does not say how long the API server waits (`?timeout=5s`, from `timeoutSeconds`)."""
 DRAIN_SECONDS = 5.0
 """After SIGTERM, until every node has heard that this pod is no longer an endpoint of the Service."""
 POLL_SECONDS = 1.0
 LARGEST_REVIEW = 3 * 2**20
 """Bytes; the API server takes no object above that."""
 _HANDSHAKE_SECONDS = 5.0
+_MOST_ANSWER_SECONDS = 24.0
+_PART_OF_TIMEOUT = 0.8
+"""A question that times out tells the pod's owner nothing but that; we say why, a bit earlier."""
 _BACKLOG = 1024
 
 Json = dict[str, Any]
@@ -145,16 +149,23 @@ class _Endpoint:
     async def inject(self, request: web.Request) -> web.Response:
         """Answer the API server."""
         started = time.perf_counter()
-        result, response = await self._respond(request)
+        result, response = await self._respond(request, self._deadline(request.query.get("timeout", "")))
         ADMISSIONS.labels(result=result).inc()
         ADMISSION_SECONDS.observe(time.perf_counter() - started)
         if self._is_stopping():
             response.force_close()
         return response
 
-    async def _respond(self, request: web.Request) -> tuple[Result, web.Response]:
+    def _deadline(self, timeout: str) -> float:
+        """Return when the answer has to be there, on the loop's clock."""
+        seconds = self._answer_seconds
+        with suppress(ValueError):
+            seconds = min(parse_duration(timeout) * _PART_OF_TIMEOUT, _MOST_ANSWER_SECONDS)
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _respond(self, request: web.Request, deadline: float) -> tuple[Result, web.Response]:
         try:
-            async with asyncio.timeout(self._answer_seconds):
+            async with asyncio.timeout_at(deadline):
                 review = _parse(await request.read())
         except ValueError as error:
             return "failed", web.Response(status=400, text=f"{error}\n")
@@ -162,12 +173,12 @@ class _Endpoint:
             return "failed", web.Response(status=408, text="the AdmissionReview did not arrive in time\n")
         except web.HTTPRequestEntityTooLarge:
             return "failed", web.Response(status=413, text=f"an AdmissionReview has at most {LARGEST_REVIEW} bytes\n")
-        answer = await self._decide(review)
+        answer = await self._decide(review, deadline)
         return _result(answer), web.json_response(answer)
 
-    async def _decide(self, review: Json) -> Json:
+    async def _decide(self, review: Json, deadline: float) -> Json:
         try:
-            async with asyncio.timeout(self._answer_seconds):
+            async with asyncio.timeout_at(deadline):
                 return await self._answer(review)
         except (TimeoutError, aiohttp.ClientError) as error:
             logger.warning("%s: the Kubernetes API did not answer: %r", _title(review), error)

@@ -195,7 +195,7 @@ def test_what_others_wrote_on_the_secrets_stays(started: World) -> None:
     metadata["labels"]["team"] = "a"
     metadata["annotations"] = {"note": "b"}
     started.api.secrets["df-tls"]["type"] = "Opaque"
-    started.api.secrets["df-tls"]["data"] = {}
+    started.api.secrets["df-tls"]["data"] = {"tls.crt": "", "theirs": ""}
     started.look()
     assert started.api.written == ["df-tls"]
     tls = started.api.secrets["df-tls"]
@@ -204,6 +204,16 @@ def test_what_others_wrote_on_the_secrets_stays(started: World) -> None:
         "a",
         {"note": "b"},
     )
+
+
+def test_a_ca_secret_that_cert_manager_left_becomes_ours(started: World) -> None:
+    """Its type requires keys that ours does not have."""
+    data = {"tls.crt": "YQ==", "tls.key": "YQ==", "ca.crt": "YQ=="}
+    started.api.secrets["df-ca"] |= {"type": "kubernetes.io/tls", "data": data}
+    started.look()
+    assert started.api.written == ["df-ca", "df"]
+    ca = started.api.secrets["df-ca"]
+    assert (ca["type"], sorted(ca["data"])) == ("kubernetes.io/tls", ["ca.crt", "ca.key", "tls.crt", "tls.key"])
 
 
 def test_two_keepers_agree(world: World) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -168,6 +169,20 @@ def test_where_no_answer_is_found_the_pod_is_refused_with_a_sentence(
     assert says in response["status"]["message"]
     assert "team/app- (u1)" in caplog.text
     assert ("Traceback" in caplog.text) == (says == "a defect in it")
+
+
+def test_the_api_servers_own_timeout_is_kept(directory: Path) -> None:
+    """It says in the question how long it waits."""
+
+    async def use(client: Client) -> tuple[float, Json]:
+        started = time.monotonic()
+        status, text = await client.post(json.dumps(REVIEW).encode(), "/inject?timeout=1s")
+        assert status == 200
+        return time.monotonic() - started, json.loads(text)["response"]
+
+    seconds, response = _play(directory, use, _never)
+    assert 0.7 < seconds < 3
+    assert response["status"]["code"] == 503
 
 
 def test_after_a_defect_the_connection_goes_on(directory: Path) -> None:
