@@ -35,4 +35,6 @@ def test_api_server_accepts_the_example(manifest: Path, restricted: str, kubectl
 
 def test_there_is_an_example_for_each_way_that_the_guide_names() -> None:
     names = {manifest.stem for manifest in MANIFESTS}
-    assert {"datafetch", "existing-claim", "huggingface", "consumer-pod", "workload-identity"} <= names
+    fetches = {"datafetch", "existing-claim", "huggingface", "workload-identity"}
+    pods = {"consumer-pod", "deployment", "inline", "gpu-job", "recipe"}
+    assert fetches | pods <= names

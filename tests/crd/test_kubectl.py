@@ -19,6 +19,7 @@ _STATUS = {
     "phase": "Suspended",
     "reason": "Paused",
     "attempts": 2,
+    "consumers": {"count": 3, "pods": [{"name": "train-x7k2p", "phase": "Waiting"}]},
     "size": "1.37 GiB",
     "progress": {
         "percent": 42,
@@ -53,6 +54,7 @@ def test_get_wide_shows_why_and_how_fast(shown: Any, fetches: Fetches) -> None:
         "Claim": "data",
         "Revision": "0a1b2c3",
         "Attempts": 2,
+        "Consumers": 3,
         "Reason": "Paused",
     }
 
