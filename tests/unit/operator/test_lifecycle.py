@@ -648,6 +648,15 @@ def test_a_claim_that_every_node_can_mount_binds_nobody_and_nobody_is_asked() ->
     assert decision.start.beside is None
 
 
+def test_a_refresh_of_a_claim_that_every_node_can_mount_is_bound_to_none() -> None:
+    world = ready()
+    world.mounts = (TRAINER,)
+    world.change(refresh={"trigger": "now"})
+    decision = world.decide()
+    assert decision.start is not None
+    assert (decision.start.beside, decision.start.prune_replaced_before) == (None, START)
+
+
 def test_a_claim_of_one_pod_that_is_in_use_is_waited_for_and_the_fetch_then_goes_on_by_itself() -> None:
     world = World(claim=one_node_claim("ReadWriteOncePod"), mounts=(TRAINER,))
     decision = world.reconcile()
