@@ -74,6 +74,13 @@ _CONDITION = {
     "observedGeneration": 1,
     "lastTransitionTime": "2026-01-31T00:00:00Z",
 }
+
+
+def _consumers(*numbers: int, phase: str = "Waiting") -> dict[str, Any]:
+    pods = [{"name": f"train-{number}", "phase": phase} for number in numbers]
+    return {"consumers": {"count": len(pods), "pods": pods}}
+
+
 _STATUSES: list[tuple[str, dict[str, Any], str | None]] = [
     ("a percentage", {"progress": {"percent": 100}}, None),
     ("a percentage over 100", {"progress": {"percent": 101}}, "should be less than or equal to 100"),
@@ -84,6 +91,10 @@ _STATUSES: list[tuple[str, dict[str, Any], str | None]] = [
     ("two conditions of a type", {"conditions": [_CONDITION, _CONDITION]}, "Duplicate value"),
     ("a reason with blanks", {"conditions": [{**_CONDITION, "reason": "not ready"}]}, "should match"),
     ("a time that is none", {"lastSyncTime": "yesterday"}, "must be of type date-time"),
+    ("twenty pods that ask", _consumers(*range(20)), None),
+    ("more than twenty pods that ask", _consumers(*range(21)), "must have at most 20 items"),
+    ("a pod that asks twice", _consumers(1, 1), "Duplicate value"),
+    ("a pod that asks in an unknown phase", _consumers(1, phase="Done"), 'supported values: "Gated"'),
     ("an unknown field", {"state": "x"}, 'unknown field "status.state"'),
 ]
 
