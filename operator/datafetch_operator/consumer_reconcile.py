@@ -97,12 +97,11 @@ class ConsumerReconciler:
 
     # --- the loop ---
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._loop.run(), name="pods")
-            tasks.create_task(self._resync(), name="pod resync")
-            tasks.create_task(self._count(), name="pod metrics")
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Start the workers and what goes on beside them, until cancelled."""
+        self._loop.start(tasks)
+        tasks.create_task(self._resync(), name="pod resync")
+        tasks.create_task(self._count(), name="pod metrics")
 
     def longest_work(self) -> float:
         """Return for how many seconds the longest look under way has run."""

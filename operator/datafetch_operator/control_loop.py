@@ -39,11 +39,10 @@ class ControlLoop(Generic[_K]):
         """Return for how many seconds the longest look under way has run."""
         return self._queue.longest_work()
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(self._workers):
-                tasks.create_task(self._work(), name=f"{self._kind} worker {number}")
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Start the workers, which work until cancelled."""
+        for number in range(self._workers):
+            tasks.create_task(self._work(), name=f"{self._kind} worker {number}")
 
     async def _work(self) -> None:
         while True:

@@ -81,8 +81,8 @@ class Reconciler:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync(), name="resync")
-            tasks.create_task(self._loop.run(), name="fetches")
-            tasks.create_task(self.consumers.run(), name="consumers")
+            self._loop.start(tasks)
+            self.consumers.start(tasks)
 
     def longest_work(self) -> float:
         """Return for how many seconds the longest look under way has run."""

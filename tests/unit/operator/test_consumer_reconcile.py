@@ -50,12 +50,17 @@ def _notice(reconciler: ConsumerReconciler, body: Json, *, deleted: bool = False
     return reconciler.notice_pod(pod, deleted=deleted)
 
 
+async def _run(reconciler: ConsumerReconciler) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        reconciler.start(tasks)
+
+
 def _play(cluster: PodCluster, until: Callable[[], bool], reconciler: ConsumerReconciler | None = None) -> None:
     """Let a reconciler work on the pods until something holds, and end it."""
 
     async def run() -> None:
         worker = reconciler or _reconciler(cluster)
-        task = asyncio.create_task(worker.run())
+        task = asyncio.create_task(_run(worker))
         for body in list(cluster.pods.values()):
             _notice(worker, body)
         async with asyncio.timeout(5):
@@ -226,7 +231,7 @@ def test_what_events_did_not_say_the_resync_finds() -> None:
     cluster.failing["list_consumer_uids"] = [TimeoutError()]
 
     async def run() -> None:
-        task = asyncio.create_task(reconciler.run())
+        task = asyncio.create_task(_run(reconciler))
         async with asyncio.timeout(5):
             while not cluster.opened or cluster.calls.count("list_consumer_uids") < 2:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.001)
