@@ -89,8 +89,14 @@ def test_certificates_change_under_a_stream_of_pods_and_none_is_refused(
     old = served_certificates(kubectl)
     authority = setting(kubectl, "DATAFETCH_WEBHOOK_CA_SECRET")
     with stream(tenant, pod("stream", template({"fetch": "model"}))) as asked:
+        issued = key_pair(kubectl)
         kubectl.run("delete", "secret", authority, *SYSTEM)
         deadline = time.monotonic() + 200
+        while key_pair(kubectl) == issued:
+            assert time.monotonic() < deadline, "no new certificate was issued"
+            time.sleep(1)
+        # kubelet brings a changed Secret to its pods about once a minute, and at once to a pod that has changed.
+        kubectl.run("annotate", "pod", f"--selector={selector(kubectl, WEBHOOK)}", *SYSTEM, f"looked-at={time.time()}")
         while served_certificates(kubectl) & old:
             assert time.monotonic() < deadline, "a webhook pod goes on serving the old certificate"
             time.sleep(1)
@@ -110,6 +116,12 @@ def setting(kubectl: Kubectl, name: str) -> str:
     assert found is not None
     environment = found["spec"]["template"]["spec"]["containers"][0]["env"]
     return next(str(one["value"]) for one in environment if one["name"] == name)
+
+
+def key_pair(kubectl: Kubectl) -> str:
+    """Return the certificate that the webhook's Secret holds; empty while there is no such Secret."""
+    found = kubectl.get("secret", setting(kubectl, "DATAFETCH_WEBHOOK_TLS_SECRET"), chart.NAMESPACE)
+    return str(found["data"]["tls.crt"]) if found is not None else ""
 
 
 def served_certificates(kubectl: Kubectl) -> set[str]:

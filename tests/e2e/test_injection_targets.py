@@ -76,7 +76,7 @@ def test_a_gated_job_holds_no_node_until_the_data_is_there(tenant: Tenant, bucke
     gated = get_pod(tenant, name)
     assert gated["spec"]["schedulingGates"] == [{"name": GATE}]
     assert "nodeName" not in gated["spec"]
-    wait_for_words(tenant, name, "WaitingForData", "model", "SchedulingGated")
+    wait_for_words(tenant, name, "WaitingForData", "model")
     consumers = tenant.wait("model", lambda seen: seen.get("consumers", {}).get("count") == 1, 30)["consumers"]
     assert [(one["name"], one["phase"]) for one in consumers["pods"]] == [(name, "Gated")]
     bucket.proxy.pace.rate = None
