@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import aiohttp
@@ -46,6 +47,14 @@ _TELL_AGAIN_SECONDS = 3600
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Noticed:
+    """What the last event about a pod said."""
+
+    phases: tuple[ConsumerPhase, ...]
+    done: frozenset[str]
+
+
 class ConsumerReconciler:
     """Looks after the pods that ask for data."""
 
@@ -56,7 +65,7 @@ class ConsumerReconciler:
         self._loop: ControlLoop[PodKey] = ControlLoop("pod", self._look, settings.workers)
         self._index: ConsumerIndex = {}
         self._gone: frozenset[str] = frozenset()
-        self._phases: dict[str, tuple[ConsumerPhase, ...]] = {}
+        self._noticed: dict[str, _Noticed] = {}
         self._states: dict[Key, FetchState] = {}
         self._told: dict[PodKey, dict[str, float]] = {}
 
@@ -77,13 +86,15 @@ class ConsumerReconciler:
             self._told.pop(pod.key, None)
         elif pod.wants_a_look:
             self._loop.add(pod.key)
-        phases = () if over else tuple(pod.phase_of(name) for name in pod.fetches)
-        known = self._phases.get(pod.uid, ())
-        if phases:
-            self._phases[pod.uid] = phases
-        else:
-            self._phases.pop(pod.uid, None)
-        return tuple(Key(pod.key.namespace, name) for name in pod.fetches) if phases != known else ()
+        known = self._noticed.pop(pod.uid, None)
+        if known is not None:
+            # What ended while no operator watched is not counted: nobody could say whether it was counted before.
+            metrics.CONSUMER_BYTES.inc(pod.fetched_bytes(pod.done - known.done))
+        now = None if over else _Noticed(tuple(pod.phase_of(name) for name in pod.fetches), pod.done)
+        if now is not None:
+            self._noticed[pod.uid] = now
+        is_news = (now and now.phases) != (known and known.phases)
+        return tuple(Key(pod.key.namespace, name) for name in pod.fetches) if is_news else ()
 
     def notice_fetch(self, key: Key, state: FetchState, *, deleted: bool) -> None:
         """Have the pods that wait for the DataFetch looked at, where they have to know something new."""
@@ -128,7 +139,7 @@ class ConsumerReconciler:
             listed |= await self._cluster.list_consumer_uids(namespace)
         self._gone = frozenset(known - listed)
         for uid in self._gone:
-            self._phases.pop(uid, None)
+            self._noticed.pop(uid, None)
 
     def _look_at_unsettled(self, namespace: str, consumers: Iterable[Consumer]) -> None:
         for consumer in consumers:
@@ -197,5 +208,7 @@ class ConsumerReconciler:
             logger.warning("%s/%s: event %s was not posted: %s", *pod.key, event.reason, error)
             return True
         told[name] = now
+        if telling.failure:
+            metrics.CONSUMER_FAILURES.labels(reason=telling.failure).inc()
         logger.info("%s/%s: %s: %s", *pod.key, event.reason, event.message)
         return True

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from datafetch_api.annotations import PodAnnotation, parse_fetches
+from datafetch_api.report import parse_result
 from datafetch_api.resource import ConsumerPhase, ConsumersStatus, ConsumerStatus, Phase
 from datafetch_operator.observation import Json, Key, Termination, read_time
 from datafetch_operator.outcome import container_failure
@@ -59,6 +60,8 @@ class InitContainer:
     """How it ended last, where that was an error."""
     awaited: frozenset[str] = frozenset()
     """The DataFetches that it waits for."""
+    result: str = ""
+    """Its termination message, where it ended well."""
 
     @property
     def running(self) -> bool:
@@ -107,6 +110,16 @@ class ConsumerPod:
         return any(container.name == derived_name("get", fetch) for container in self.containers)
 
     @property
+    def done(self) -> frozenset[str]:
+        """Names of our containers that ended well."""
+        return frozenset(container.name for container in self.containers if container.state == "Done")
+
+    def fetched_bytes(self, containers: frozenset[str]) -> int:
+        """Return how many bytes these containers brought, by their own words."""
+        results = [parse_result(container.result) for container in self.containers if container.name in containers]
+        return sum(max(0, result.completed_bytes - result.reused_bytes) for result in results if result is not None)
+
+    @property
     def wants_a_look(self) -> bool:
         """Whether there may be something to do for it, or to tell its owner."""
         if self.over:
@@ -144,6 +157,8 @@ class Telling:
 
     event: EventRecord
     since: str = ""
+    failure: str = ""
+    """Why a download failed, where that is told."""
 
     def name(self, pod: ConsumerPod) -> str:
         """Return the event's name: the same for what was told before, also by an operator before this one."""
@@ -222,7 +237,7 @@ def _read_container(container: Json, status: Json) -> InitContainer:
     ended, before = state.get("terminated"), last.get("terminated")
     running = state.get("running")
     if ended is not None and not ended.get("exitCode"):
-        return InitContainer(name, "Done", awaited=awaited)
+        return InitContainer(name, "Done", awaited=awaited, result=ended.get("message") or "")
     failure = _failure(ended) or _failure(before)
     if running is not None:
         return InitContainer(name, "Running", read_time(running.get("startedAt")), failure, awaited)
@@ -315,7 +330,7 @@ def _tell_missing(fetch: FetchState, remark: str) -> Telling:
 def _tell_failure(container: str, ended: Termination) -> Telling:
     failure = container_failure(ended, memory_remedy=_MEMORY_REMEDY)
     message = f"Init container {container!r} ended with code {ended.exit_code}, {failure.reason}: {failure.message}"
-    return Telling(EventRecord("Warning", Reason.DOWNLOAD_FAILED, message))
+    return Telling(EventRecord("Warning", Reason.DOWNLOAD_FAILED, message), failure=failure.reason)
 
 
 def _container_phase(container: InitContainer) -> ConsumerPhase:

@@ -18,6 +18,14 @@ FETCHED_BYTES = Counter("datafetch_fetched_bytes_total", "Bytes brought by fetch
 FAILURES = Counter("datafetch_failures_total", "Fetches that failed for good, by reason.", ["reason"])
 CONSUMERS = Gauge("datafetch_consumers", "Unfinished pods that ask for data, by what became of that.", ["phase"])
 GATES_REMOVED = Counter("datafetch_gates_removed_total", "Scheduling gates taken from pods whose data was there.")
+CONSUMER_BYTES = Counter(
+    "datafetch_consumer_fetched_bytes_total", "Bytes brought by the init containers of pods that ask for data."
+)
+CONSUMER_FAILURES = Counter(
+    "datafetch_consumer_failures_total",
+    "Ends of those init containers that were told as an event, by reason.",
+    ["reason"],
+)
 STATUS_WRITES = Counter("datafetch_status_writes_total", "Writes of a status.")
 API_REQUESTS = Counter("datafetch_api_requests_total", "Requests to the Kubernetes API.", ["verb", "code"])
 ADMISSIONS = Counter("datafetch_admissions_total", "Pods that the webhook was asked about.", ["result"])

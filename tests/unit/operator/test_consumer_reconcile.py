@@ -9,6 +9,7 @@ from typing import cast
 import aiohttp
 import pytest
 
+from datafetch_api.report import Result, to_termination_message
 from datafetch_api.resource import ConsumerPhase
 from datafetch_operator import metrics
 from datafetch_operator.cluster import Cluster
@@ -20,10 +21,13 @@ from unit.operator.consumer_pods import (
     OTHER_GATE,
     Json,
     PodCluster,
+    backing_off,
     condition,
     consumer,
+    ended,
     fetch_body,
     gated,
+    init_container,
     ready,
     running,
     waiting,
@@ -193,7 +197,7 @@ def test_a_fetch_is_told_of_its_pods_only_where_something_changed() -> None:
         assert _notice(reconciler, consumer("a", "b", phase="Running")) == ()
         assert _notice(reconciler, consumer("a", "b", phase="Succeeded")) == keys
         assert _notice(reconciler, consumer("a", "b", phase="Succeeded"), deleted=True) == ()
-        assert reconciler._phases == {}
+        assert reconciler._noticed == {}
 
     asyncio.run(play())
 
@@ -251,6 +255,31 @@ def test_pods_are_counted_by_phase_each_once() -> None:
     _play(cluster, lambda: bool(cluster.told()))
     phases = {phase: metrics.CONSUMERS.labels(phase=phase)._value.get() for phase in ("Gated", "Waiting", "Started")}
     assert phases == {"Gated": 1, "Waiting": 1, "Started": 0}
+
+
+def test_what_pods_download_is_counted_once_and_how_they_fail() -> None:
+    cluster = PodCluster()
+    get, words = [init_container("datafetch-inline")], to_termination_message(Result(exit_code=0, completed_bytes=700))
+    body = consumer(containers=get, statuses={"datafetch-inline": ended(0, words)})
+
+    async def play() -> None:
+        reconciler, before = _reconciler(cluster), metrics.CONSUMER_BYTES._value.get()
+        _notice(reconciler, body)
+        assert metrics.CONSUMER_BYTES._value.get() == before, "it ended before this operator came"
+        reconciler = _reconciler(cluster)
+        _notice(reconciler, consumer(containers=get, statuses={"datafetch-inline": running()}))
+        for _ in range(2):
+            _notice(reconciler, body)
+            assert metrics.CONSUMER_BYTES._value.get() == before + 700
+
+    asyncio.run(play())
+    failures = metrics.CONSUMER_FAILURES.labels(reason="Stalled")
+    before = failures._value.get()
+    cluster.put(consumer(containers=get, statuses={"datafetch-inline": backing_off(15)}))
+    reconciler = _reconciler(cluster)
+    _look(cluster, reconciler)
+    _look(cluster, reconciler)
+    assert failures._value.get() == before + 1
 
 
 def test_a_pod_whose_patience_is_not_over_is_looked_at_again() -> None:
