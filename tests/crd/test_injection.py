@@ -226,9 +226,9 @@ REFUSALS: list[tuple[str, dict[str, str], Json, str]] = [
     ),
     (
         "a malformed config",
-        {"config": "download_items:\n- type: hf\n  nam: x\n"},
+        {"config": "download_items:\n- type: hf\n  name: a\n  repo: b/c\n"},
         {},
-        "annotation datafetch.io/config:",
+        "annotation datafetch.io/config:4:3",
     ),
     (
         "a volume of our name",
@@ -265,13 +265,6 @@ def test_a_refusal_is_a_sentence_in_kubectl_s_output(
     assert 'admission webhook "inject.datafetch.io" denied the request: ' in said
     assert sentence.format(namespace=injecting.users) in said
     assert "\n" not in said
-
-
-def test_a_malformed_config_is_refused_with_its_line(injecting: Injecting) -> None:
-    config = "download_items:\n- type: hf\n  name: a\n  repo: b/c\n"
-    assert "annotation datafetch.io/config:4:3" in injecting.pods(injecting.users).refusal(
-        {"datafetch.io/config": config}
-    )
 
 
 def test_limits_of_the_namespace_fill_in_what_ours_leave_open(injecting: Injecting) -> None:
