@@ -21,8 +21,11 @@ def show() -> None:
     _print(kubectl, "events", "get", "events", *demo, "--sort-by=.lastTimestamp")
     _print(kubectl, "its pods", "describe", "pods", *demo)
     _print(kubectl, "the download's log", "logs", *demo, "-l", "app.kubernetes.io/name=datafetch", "--prefix", _TAIL)
+    asking = ("-l", "datafetch.io/role=consumer", "--all-containers", "--prefix", _TAIL)
+    _print(kubectl, "pods that ask for data", "logs", *demo, *asking)
     _print(kubectl, "the operator's pods", "describe", "pods", *operator)
     _print(kubectl, "the operator's log", "logs", *operator, "-l", "app.kubernetes.io/component=operator", _TAIL)
+    _print(kubectl, "the webhook's log", "logs", *operator, "-l", "app.kubernetes.io/component=webhook", _TAIL)
 
 
 def _print(kubectl: Kubectl, title: str, *arguments: str) -> None:
