@@ -188,6 +188,22 @@ def test_nobody_waits_for_ever_whoever_else_keeps_coming(seed: int, most: int, p
         assert START + timedelta(minutes=minute) - oldest < timedelta(minutes=150)
 
 
+def test_one_that_needs_two_hosts_starts_although_each_is_taken_as_soon_as_it_is_free() -> None:
+    contenders = {Key("a", "both"): waiting("a", "both", 0, "hub", "minio")}
+    ends: dict[Key, int] = {}
+    for minute in range(12):
+        for key in [key for key, end in ends.items() if end <= minute]:
+            del contenders[key], ends[key]
+        for host in ("hub", "minio"):
+            contenders[Key("a", f"{host}{minute}")] = waiting("a", f"{host}{minute}", minute, host)
+        for key in admit(contenders.values(), Limits(per_host=1)).start if minute else [Key("a", "hub0")]:
+            contenders[key] = replace(contenders[key], active=True)
+            ends[key] = minute + 2  # One ends in odd minutes and one in even ones: never both at a time.
+        if contenders.get(Key("a", "both"), active("a", "gone")).active:
+            return
+    pytest.fail("it was overtaken again and again")
+
+
 # --- where data comes from -------------------------------------------------------------------------------------------
 
 
