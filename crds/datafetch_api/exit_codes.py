@@ -59,7 +59,7 @@ _TABLE: dict[ExitCode, _Row] = {
     ExitCode.SOURCE_UNAVAILABLE: _Row(
         "SourceUnavailable", True, "Network errors, throttling or 5xx answers outlasted the retries."
     ),
-    ExitCode.STALLED: _Row("Stalled", True, "No byte arrived for the configured time."),
+    ExitCode.STALLED: _Row("Stalled", True, "No byte, or no data to wait for, arrived for the configured time."),
     ExitCode.TARGET_NOT_WRITABLE: _Row("TargetNotWritable", False, "The volume cannot be written."),
     ExitCode.SOURCE_CHANGED: _Row("SourceChanged", True, "An object changed while it was being fetched."),
     ExitCode.UNSAFE_PATH: _Row(

@@ -131,7 +131,7 @@ class SourceUnavailableError(DataFetchError):
 
 
 class StalledError(SourceUnavailableError):
-    """No byte arrived for the configured time."""
+    """No byte, or no data to wait for, arrived for the configured time."""
 
     code = ExitCode.STALLED
 

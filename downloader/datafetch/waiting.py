@@ -59,6 +59,8 @@ class Sighting:
     """Since when it is published, at the latest; seconds since the epoch, by the clock of who published it."""
     obstacle: str = "nothing is there yet"
     """Where there is no revision: why."""
+    remedy: str = ""
+    """What to do about the obstacle, where that is not to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,9 @@ class Missing:
 
 
 NOTHING = Sighting()
-_NOT_OURS = Sighting(obstacle="what is there was not published by a DataFetch")
-_UNREADABLE_MANIFEST = Sighting(obstacle="what is there has a manifest that cannot be understood")
+_NAME_ANOTHER = "name the directory of the right DataFetch's target, or remove what is there"
+_NOT_OURS = Sighting(obstacle="what is there was not published by a DataFetch", remedy=_NAME_ANOTHER)
+_UNREADABLE_MANIFEST = Sighting(obstacle="what is there has a manifest that cannot be understood", remedy=_NAME_ANOTHER)
 
 
 def parse_target(text: str) -> Target:
@@ -148,7 +151,9 @@ def _and_more(missing: Sequence[Missing]) -> tuple[str, ...]:
 def _remedy(missing: Missing) -> str:
     target, header = missing.target, missing.sighting.header
     if header is not None and (header.namespace, header.name) != (target.namespace, target.name):
-        return "name the directory of that DataFetch's target, or remove what is there"
+        return _NAME_ANOTHER
+    if missing.sighting.remedy:
+        return missing.sighting.remedy
     if target.name:
         return f"see how far it is with 'kubectl -n {target.namespace} describe datafetch {target.name}'"
     return "see how far it is with 'kubectl get datafetch'"
@@ -171,7 +176,8 @@ def look(directory: str) -> Sighting:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             return NOTHING
-        return Sighting(obstacle=_explain(error, above))
+        remedy = "let this user read it (the pod's fsGroup or runAsUser)" if isinstance(error, PermissionError) else ""
+        return Sighting(obstacle=_explain(error, above), remedy=remedy)
 
 
 def _look_at(parent: int, name: str) -> Sighting:

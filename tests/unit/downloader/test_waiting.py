@@ -105,6 +105,8 @@ def test_out_of_time_the_sentence_says_what_to_do() -> None:
         "DataFetch team/llama was not published at /claim/llama within 5m: nothing is there yet; "
         "see how far it is with 'kubectl -n team describe datafetch llama'"
     )
+    refused = Sighting(obstacle="it cannot be read: Permission denied", remedy="let this user read it")
+    assert explain_timeout([Missing(MINE, refused)], "5m").endswith("Permission denied; let this user read it")
     assert explain_timeout([Missing(MINE, seen(name="other"))], "5m").endswith("or remove what is there")
 
 
