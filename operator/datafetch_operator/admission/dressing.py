@@ -11,6 +11,7 @@ from datafetch_api.annotations import PodAnnotation
 from datafetch_api.quantities import parse_bytes
 from datafetch_operator.admission.refusal import Refusal
 from datafetch_operator.admission.request import PodRequest, cpu_millis
+from datafetch_operator.render.container import RESTRICTED_CONTAINER
 from datafetch_operator.settings import Injection
 
 Json = dict[str, Any]
@@ -29,13 +30,8 @@ def security(pod_spec: Mapping[str, Any], container: Mapping[str, Any], run_as_u
     """
     pod: Mapping[str, Any] = pod_spec.get("securityContext") or {}
     main: Mapping[str, Any] = container.get("securityContext") or {}
-    context: Json = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "readOnlyRootFilesystem": True,
-    }
-    if "seccompProfile" not in pod:
-        context["seccompProfile"] = {"type": "RuntimeDefault"}
+    # A profile of the pod as a whole may be stricter than the runtime's default.
+    context: Json = {key: value for key, value in RESTRICTED_CONTAINER.items() if key not in pod}
     if run_as_user is not None:
         context["runAsUser"] = run_as_user
     elif "runAsUser" not in pod:

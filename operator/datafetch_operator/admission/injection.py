@@ -20,6 +20,7 @@ from datafetch_operator.admission.refusal import Refusal, listed, suggest
 from datafetch_operator.admission.request import DEFAULT_MOUNT_PATH, LAST, PodRequest, Wait, check_mount_path
 from datafetch_operator.observation import Claim
 from datafetch_operator.render.config_map import claim_capacity, download_items
+from datafetch_operator.render.container import as_json
 from datafetch_operator.render.init_container import (
     DATA_PATH,
     INLINE_CONTAINER,
@@ -292,7 +293,7 @@ class _Injection:
             volume=volume,
             config=config,
             secrets={source.name: source.secret_ref.name for source in sources if source.secret_ref is not None},
-            env=tuple(v.model_dump(mode="json", by_alias=True, exclude_none=True) for v in fetch.spec.job.env),
+            env=tuple(map(as_json, fetch.spec.job.env)),
             resources=fetch.spec.job.resources,
         )
 
@@ -383,7 +384,7 @@ class _Injection:
         secrets = {directory: self._secret(name) for directory, name in source.secrets.items()}
         base = self._settings.injection.resources
         if source.resources is not None:
-            base = source.resources.model_dump(mode="json", exclude_defaults=True)
+            base = as_json(source.resources)
         try:
             rendered = render_download(
                 source.container,

@@ -14,6 +14,7 @@ from typing import Any
 from datafetch_api.config import DownloadConfig
 from datafetch_api.report import TERMINATION_MESSAGE_BYTES
 from datafetch_operator.render.config_map import SECRETS_PATH, to_yaml
+from datafetch_operator.render.container import SCRATCH_ENV, SCRATCH_PATH
 from datafetch_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -27,7 +28,8 @@ DATA_PATH = "/datafetch/data"
 """Where a download container mounts the root of the volume that it fills."""
 CLAIMS_PATH = "/datafetch/claims"
 """Where the waiting container mounts the roots of claims."""
-SCRATCH_PATH = "/tmp"  # noqa: S108 - the mount path of a volume of the pod's own
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a mount path
+"""Where every container of a pod gets the token of its service account, unless something is mounted there already."""
 MARKER = "DATAFETCH_INJECTED"
 """Environment variable by which our containers are known again; its value is a hash of what was rendered."""
 CONFIG_VARIABLE = "DATAFETCH_CONFIG"
@@ -39,7 +41,7 @@ _POD_MESSAGE_BYTES = 12_000
 _SHORTEST_MESSAGE_BYTES = 200
 _NAME_LENGTH = 63
 _DIGEST_LENGTH = 8
-_OURS = ("HOME", "TMPDIR", CONFIG_VARIABLE, MARKER, LIMIT_VARIABLE)
+_OURS = (*SCRATCH_ENV, CONFIG_VARIABLE, MARKER, LIMIT_VARIABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +152,17 @@ def _container(
         "args": list(args),
         "env": [
             *first,
-            {"name": "HOME", "value": SCRATCH_PATH},
-            {"name": "TMPDIR", "value": SCRATCH_PATH},
+            *({"name": name, "value": value} for name, value in SCRATCH_ENV.items()),
             *(dict(variable) for variable in env if variable["name"] not in _OURS),
         ],
         "resources": dict(dressing.resources),
         "securityContext": dict(dressing.security),
-        "volumeMounts": [*mounts, {"name": SCRATCH_VOLUME, "mountPath": SCRATCH_PATH}],
+        "volumeMounts": [
+            *mounts,
+            {"name": SCRATCH_VOLUME, "mountPath": SCRATCH_PATH},
+            # The downloader never asks the Kubernetes API: the token is kept out.
+            {"name": SCRATCH_VOLUME, "mountPath": TOKEN_PATH, "readOnly": True},
+        ],
     }
     mark = hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
     # After the config, which has to be the first: `$(VAR)` in a value sees the variables before it.

@@ -6,7 +6,7 @@ Its pods fit the `restricted` Pod Security Standard, carry no token of a service
 from typing import Any
 
 from datafetch_api.exit_codes import non_retryable
-from datafetch_api.resource import ApiModel, JobTemplate, Source
+from datafetch_api.resource import JobTemplate, Source
 from datafetch_operator.observation import Mount
 from datafetch_operator.render.config_map import (
     CONFIG_KEY,
@@ -16,6 +16,7 @@ from datafetch_operator.render.config_map import (
     digest,
     render_config,
 )
+from datafetch_operator.render.container import RESTRICTED_CONTAINER, SCRATCH_ENV, SCRATCH_PATH, as_json
 from datafetch_operator.render.labels import (
     ATTEMPT_ANNOTATION,
     CLAIM_CAPACITY_ANNOTATION,
@@ -33,16 +34,8 @@ from datafetch_operator.render.metadata import object_metadata
 from datafetch_operator.settings import Settings
 
 CONFIG_PATH = "/etc/datafetch/config"
-SCRATCH_PATH = "/tmp"  # noqa: S108 - the mount path of a volume of the pod's own
 GRACE_SECONDS = 30
 """What a pod gets to keep its state after SIGTERM."""
-
-_CONTAINER_SECURITY: dict[str, Any] = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 
 
 def render_job(attempt: Attempt, settings: Settings) -> dict[str, Any]:
@@ -124,7 +117,7 @@ def _pod_security(template: JobTemplate, settings: Settings) -> dict[str, Any]:
 
 
 def _scheduling(template: JobTemplate, beside: Mount | None) -> dict[str, Any]:
-    tolerations = [_json(toleration) for toleration in template.tolerations]
+    tolerations = [as_json(toleration) for toleration in template.tolerations]
     affinity = template.affinity
     if beside is not None and beside.node is not None:
         # Only that node can have the volume: whatever let the other pod go there must let ours.
@@ -164,16 +157,15 @@ def _pull_secrets(template: JobTemplate, settings: Settings) -> dict[str, Any]:
 
 def _container(attempt: Attempt, settings: Settings) -> dict[str, Any]:
     template = attempt.fetch.spec.job
-    ours = {"HOME": SCRATCH_PATH, "TMPDIR": SCRATCH_PATH}
-    env = [{"name": name, "value": value} for name, value in ours.items()]
+    env = [{"name": name, "value": value} for name, value in SCRATCH_ENV.items()]
     return {
         "name": CONTAINER,
         "image": settings.downloader_image,
         "imagePullPolicy": settings.downloader_pull_policy,
         "args": ["run", f"{CONFIG_PATH}/{CONFIG_KEY}", "--config-digest", digest(render_config(attempt))],
-        "env": [*env, *(_json(variable) for variable in template.env if variable.name not in ours)],
-        "resources": settings.downloader_resources if template.resources is None else _json(template.resources),
-        "securityContext": _CONTAINER_SECURITY,
+        "env": [*env, *(as_json(variable) for variable in template.env if variable.name not in SCRATCH_ENV)],
+        "resources": settings.downloader_resources if template.resources is None else as_json(template.resources),
+        "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": _mounts(attempt),
     }
 
@@ -210,7 +202,3 @@ def _secret_sources(attempt: Attempt) -> list[tuple[str, Source]]:
     """Return the sources with a Secret, each with the name of its volume."""
     sources = attempt.fetch.spec.sources
     return [(f"secret-{number}", source) for number, source in enumerate(sources) if source.secret_ref is not None]
-
-
-def _json(model: ApiModel) -> dict[str, Any]:
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
