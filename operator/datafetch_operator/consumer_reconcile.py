@@ -82,10 +82,10 @@ class ConsumerReconciler:
     def notice_pod(self, pod: ConsumerPod, *, deleted: bool) -> tuple[Key, ...]:
         """Have the pod looked at where it waits; return the DataFetches for which it is news."""
         over = deleted or pod.over
-        if over:
-            self._told.pop(pod.key, None)
-        elif pod.wants_a_look:
+        if not deleted and pod.wants_a_look(datetime.now(UTC)):
             self._loop.add(pod.key)
+        elif over:
+            self._told.pop(pod.key, None)
         known = self._noticed.pop(pod.uid, None)
         if known is not None:
             # What ended while no operator watched is not counted: nobody could say whether it was counted before.
@@ -161,11 +161,12 @@ class ConsumerReconciler:
         """Do what is to be done for the pod now; return in how many seconds to look again, if no event will say."""
         body = await self._cluster.read_pod(key.namespace, key.name)
         pod = None if body is None else read_consumer(body)
-        if pod is None or not pod.wants_a_look:
+        now = datetime.now(UTC)
+        if pod is None or not pod.wants_a_look(now):
             self._told.pop(key, None)
             return None
         fetches = {name: await self._read_fetch(Key(key.namespace, name)) for name in pod.fetches}
-        decision = decide_pod(pod, fetches, datetime.now(UTC))
+        decision = decide_pod(pod, fetches, now)
         for telling in decision.tell:
             await self._tell(pod, telling)
         if decision.open_gate:

@@ -8,8 +8,8 @@ import hashlib
 import heapq
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from datafetch_api.annotations import PodAnnotation, parse_fetches
@@ -26,6 +26,8 @@ from datafetch_operator.waiting import PATIENCE
 MOST_PODS = 20
 """Pods that stand in `status.consumers` by name."""
 
+_LAST_WORDS = timedelta(minutes=10)
+"""How long a pod that failed is still spoken of. It must be less than what the API server keeps events for: an hour."""
 _MEMORY_REMEDY = "raise the pod's annotation datafetch.io/memory-limit"
 _SENTENCE_LENGTH = 700
 _FIRST_SHOWN = (
@@ -58,6 +60,8 @@ class InitContainer:
     """When it was started, while it runs."""
     failure: Termination | None = None
     """How it ended last, where that was an error."""
+    failed: datetime | None = None
+    """When that was."""
     awaited: frozenset[str] = frozenset()
     """The DataFetches that it waits for."""
     result: str = ""
@@ -82,6 +86,8 @@ class ConsumerPod:
     """Whether it has our scheduling gate."""
     over: bool
     """Whether it has ended or is being deleted: nothing more is done for it."""
+    failed: bool
+    """Whether it has ended as failed, and is not being deleted: its owner may want to know why."""
     initialized: bool
     """Whether all its init containers have ended well."""
     containers: tuple[InitContainer, ...] = ()
@@ -119,11 +125,15 @@ class ConsumerPod:
         results = [parse_result(container.result) for container in self.containers if container.name in containers]
         return sum(max(0, result.completed_bytes - result.reused_bytes) for result in results if result is not None)
 
-    @property
-    def wants_a_look(self) -> bool:
+    def last_words(self, now: datetime) -> tuple[InitContainer, ...]:
+        """Return our containers that it failed by a short while ago; what is older was told when it was new."""
+        failures = [c for c in self.containers if self.failed and c.failed is not None and now - c.failed < _LAST_WORDS]
+        return tuple(failures)
+
+    def wants_a_look(self, now: datetime) -> bool:
         """Whether there may be something to do for it, or to tell its owner."""
         if self.over:
-            return False
+            return bool(self.last_words(now))
         waits = (c.failure is not None or (c.running and c.awaited) for c in self.containers)
         return self.gated or (not self.initialized and any(waits))
 
@@ -195,6 +205,7 @@ def read_consumer(body: Json) -> ConsumerPod | None:
         fetches=_fetches(metadata.get("annotations") or {}, labels),
         gated=any(gate.get("name") == GATE for gate in spec.get("schedulingGates") or ()),
         over=phase in ("Succeeded", "Failed") or "deletionTimestamp" in metadata,
+        failed=phase == "Failed" and "deletionTimestamp" not in metadata,
         initialized=phase == "Running",
         containers=tuple(_read_container(container, states.get(container["name"]) or {}) for container in ours),
     )
@@ -238,16 +249,14 @@ def _read_container(container: Json, status: Json) -> InitContainer:
     running = state.get("running")
     if ended is not None and not ended.get("exitCode"):
         return InitContainer(name, "Done", awaited=awaited, result=ended.get("message") or "")
-    failure = _failure(ended) or _failure(before)
+    end = next((end for end in (ended, before) if end and end.get("exitCode")), None)
+    found = InitContainer(name, "Failed" if end else "Waiting", awaited=awaited)
     if running is not None:
-        return InitContainer(name, "Running", read_time(running.get("startedAt")), failure, awaited)
-    return InitContainer(name, "Failed" if failure else "Waiting", failure=failure, awaited=awaited)
-
-
-def _failure(ended: Json | None) -> Termination | None:
-    if not ended or not ended.get("exitCode"):
-        return None
-    return Termination(ended["exitCode"], ended.get("reason") or "", ended.get("message") or "")
+        found = replace(found, state="Running", started=read_time(running.get("startedAt")))
+    if end is None:
+        return found
+    failure = Termination(end["exitCode"], end.get("reason") or "", end.get("message") or "")
+    return replace(found, failure=failure, failed=read_time(end.get("finishedAt")))
 
 
 def _truth(conditions: Mapping[Any, Json], kind: str) -> str:
@@ -283,14 +292,13 @@ def _said(conditions: Mapping[Any, Json], kind: str) -> str:
 def decide_pod(pod: ConsumerPod, fetches: Mapping[str, FetchState], now: datetime) -> PodDecision:
     """Return what is to be done for the pod, given the state of every DataFetch that it asks for."""
     if pod.over:
-        return PodDecision()
+        return PodDecision(_tell_failures(pod.last_words(now)))
     if pod.gated:
         return _decide_gated(pod, [fetches[name] for name in pod.fetches if not pod.downloads(name)])
     if pod.initialized:
         return PodDecision()
-    failures = tuple(_tell_failure(c.name, c.failure) for c in pod.containers if c.failure is not None)
     waits, left = _tell_waits(pod, fetches, now)
-    return PodDecision((*failures, *waits), look_again_seconds=left)
+    return PodDecision((*_tell_failures(pod.containers), *waits), look_again_seconds=left)
 
 
 def _decide_gated(pod: ConsumerPod, fetches: list[FetchState]) -> PodDecision:
@@ -325,6 +333,10 @@ def _tell_waits(
 def _tell_missing(fetch: FetchState, remark: str) -> Telling:
     kind: Literal["Normal", "Warning"] = "Normal" if fetch.reason is Reason.WAITING_FOR_DATA else "Warning"
     return Telling(EventRecord(kind, fetch.reason, f"{fetch.sentence.rstrip('.')}; {remark}."), fetch.since)
+
+
+def _tell_failures(containers: Iterable[InitContainer]) -> tuple[Telling, ...]:
+    return tuple(_tell_failure(each.name, each.failure) for each in containers if each.failure is not None)
 
 
 def _tell_failure(container: str, ended: Termination) -> Telling:

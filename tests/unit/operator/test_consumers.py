@@ -148,7 +148,7 @@ def test_a_recipe_is_not_waited_for_there_or_not() -> None:
 
 def test_gates_of_others_are_no_reason_to_do_anything() -> None:
     pod = _pod(consumer("a", gates=[OTHER_GATE]))
-    assert (pod.gated, pod.wants_a_look) == (False, False)
+    assert (pod.gated, pod.wants_a_look(LATER)) == (False, False)
     assert _pod(consumer("a", gates=[OTHER_GATE, GATE])).gated
 
 
@@ -161,7 +161,7 @@ def test_our_gate_without_a_fetch_stays_and_says_so() -> None:
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_pod_that_has_ended_is_left_alone(phase: str) -> None:
     assert _decide(gated("a", phase=phase), ready("a")) == PodDecision()
-    assert not _pod(gated("a", phase=phase)).wants_a_look
+    assert not _pod(gated("a", phase=phase)).wants_a_look(LATER)
 
 
 def test_a_pod_that_is_being_deleted_is_left_alone() -> None:
@@ -237,10 +237,24 @@ def test_a_download_that_failed_is_told_in_its_own_words(status: Json, words: st
     assert words in message
 
 
+def test_a_pod_that_failed_by_its_download_says_so_once_it_has_ended() -> None:
+    status = ended(11, MISSING)
+    status["state"]["terminated"]["finishedAt"] = "2026-01-31T12:00:00Z"
+    body = _fails(status)
+    body["status"]["phase"] = "Failed"
+    recipe = fetch_body("a", "Recipe", target=False)
+    assert _only(_decide(body, recipe))[1] == "DownloadFailed"
+    an_hour_later = NOON + timedelta(hours=1)
+    assert _decide(body, recipe, now=an_hour_later) == PodDecision()
+    assert (_pod(body).wants_a_look(LATER), _pod(body).wants_a_look(an_hour_later)) == (True, False)
+    body["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    assert _decide(body, recipe) == PodDecision()
+
+
 def test_an_init_container_of_the_user_is_none_of_ours_whatever_its_name() -> None:
     body = _fails(ended(1))
     del body["spec"]["initContainers"][0]["env"]
-    assert not _pod(body).wants_a_look
+    assert not _pod(body).wants_a_look(LATER)
     assert _decide(body, ready("a")) == PodDecision()
 
 
