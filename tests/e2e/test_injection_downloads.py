@@ -172,8 +172,11 @@ def test_a_download_that_fails_is_said_in_the_pods_events_and_goes_on_when_its_c
     tenant: Tenant, bucket: Bucket
 ) -> None:
     tenant.recipe("model", bucket.source())
-    tenant.apply(pod("reader", template({"fetch": "model"}, stays=True)))
-    wait_for_words(tenant, "reader", "DownloadFailed", bucket.name, seconds=60)
+    # One that kubelet tries again, and one that is over with its first failure.
+    tenant.apply(pod("reader", template({"fetch": "model"}, stays=True)), pod("once", template({"fetch": "model"})))
+    for name in ("reader", "once"):
+        wait_for_words(tenant, name, "DownloadFailed", bucket.name, seconds=60)
+    wait_for_pod_phase(tenant, "once", "Failed")
     digests = bucket.put(CONTENT)
     assert read_of(tenant, "reader", len(digests)) == digests
 
