@@ -24,6 +24,10 @@ class Listener:
         self.consumers = self
         self.pods: list[tuple[str, bool]] = []
         self.states: list[tuple[FetchState, bool]] = []
+        self.indices: tuple[Any, Any] | None = None
+
+    def use_indices(self, claimants: Any, consumers: Any) -> None:
+        self.indices = (claimants, consumers)
 
     def notice_pod(self, pod: ConsumerPod, *, deleted: bool) -> tuple[Key, ...]:
         self.pods.append((pod.key.name, deleted))
@@ -125,6 +129,14 @@ def test_of_a_pod_nothing_but_small_values_is_kept() -> None:
 @pytest.mark.parametrize(("name", "keys"), [("data", [FIRST, SECOND]), ("other", [])])
 def test_a_claim_means_everybody_who_wants_it(name: str, keys: list[Key]) -> None:
     assert [key for key, _ in _call("claim_changed", namespace="team", name=name)] == keys
+
+
+def test_the_reconciler_gets_both_indices_before_anything_is_watched() -> None:
+    listener = Listener()
+    registry = register(cast("Reconciler", listener))
+    (started,) = registry._activities.get_all_handlers()
+    asyncio.run(cast("Any", started.fn)(**INDICES))
+    assert listener.indices == (INDICES["claimants"], INDICES["consumers"])
 
 
 def test_only_our_jobs_and_pods_are_watched_and_the_filter_is_the_servers() -> None:
