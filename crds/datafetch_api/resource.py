@@ -474,11 +474,50 @@ class JobTemplate(ApiModel):
     """Annotations for the Job and its pods."""
 
 
+_CRON_FIELD = "[0-9A-Za-z*/,#-]+"
+_SCHEDULE_PATTERN = f"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|{_CRON_FIELD}( +{_CRON_FIELD}){{4}})$"
+_SCHEDULE = _rule(
+    f"self.matches('{_SCHEDULE_PATTERN}')",
+    "must be minute, hour, day of month, month and day of week, for example '0 3 * * *', or @hourly, @daily, @weekly, "
+    "@monthly or @yearly",
+)
+_ZONE_OF_SCHEDULE = _rule("!has(self.timeZone) || has(self.schedule)", "timeZone needs a schedule")
+
+
+def _require_schedule(text: str) -> str:
+    if re.fullmatch(_SCHEDULE_PATTERN, text) is None:
+        raise ValueError(_SCHEDULE["message"])
+    return text
+
+
 class Refresh(ApiModel):
     """When a published fetch is fetched again."""
 
+    model_config = ConfigDict(json_schema_extra=_rules(_ZONE_OF_SCHEDULE))
+
+    schedule: (
+        Annotated[
+            str,
+            StringConstraints(min_length=1, max_length=128),
+            AfterValidator(_require_schedule),
+            Field(json_schema_extra=_rules(_SCHEDULE)),
+        ]
+        | None
+    ) = None
+    """When to look for changes, in cron's five fields or as @daily: what has changed is fetched, also after a failure.
+    Each resource comes up to ten minutes later than that, at its own moment. Runs that were missed are one run."""
+    time_zone: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", max_length=64)] | None
+    ) = None
+    """Time zone of the schedule, by its IANA name, for example Europe/Helsinki. Default: UTC."""
     trigger: Annotated[str, StringConstraints(max_length=256)] | None = None
     """Any string, for example a date: each new value starts a fetch, also after a failure."""
+
+    @model_validator(mode="after")
+    def _zone_of_schedule(self) -> Self:
+        if self.time_zone is not None and self.schedule is None:
+            raise ValueError(_ZONE_OF_SCHEDULE["message"])
+        return self
 
 
 # --- the resource ----------------------------------------------------------------------------------------------------
@@ -656,6 +695,8 @@ class FailureStatus(StatusModel):
     """Generation of the spec that failed."""
     trigger: str | None = None
     """The trigger that was being handled."""
+    scheduled: datetime | None = None
+    """The run of the schedule that was being handled."""
     claim_capacity: str | None = None
     """Capacity of the claim that the attempt reckoned with: after InsufficientSpace, a larger one starts it again."""
     time: datetime
@@ -756,7 +797,7 @@ class DataFetchStatus(StatusModel):
     artifact: ArtifactStatus | None = None
     """The published revision: it is whole. Absent until there is one."""
     attempts: Count = 0
-    """Attempts for the current content, trigger and claim; each has a Job of its own."""
+    """Attempts for the current content, trigger, run of the schedule and claim; each has a Job of its own."""
     last_failure: FailureStatus | None = None
     """The last failure, of this or an earlier attempt."""
     job_ref: JobRef | None = None
@@ -765,6 +806,10 @@ class DataFetchStatus(StatusModel):
     """The pods that ask for it by annotation. Absent where none does."""
     last_sync_time: datetime | None = None
     """When the data was last found complete and current."""
+    next_sync_time: datetime | None = None
+    """When the schedule fetches again. Absent where it does not, or something else has to come first."""
+    last_schedule_time: datetime | None = None
+    """The run of the schedule that was handled last."""
     last_handled_trigger: str | None = None
     """The value of spec.refresh.trigger that was handled last."""
     conditions: Annotated[

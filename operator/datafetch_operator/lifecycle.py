@@ -6,17 +6,16 @@ that the attempt does. `reconcile` carries decisions out; `docs/operator.md` dra
 """
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.resource import ConditionType, DataFetch, DataFetchStatus, JobRef
-from datafetch_api.spec_hash import spec_hash
 from datafetch_operator import outcome, steps, waiting
 from datafetch_operator.observation import Claim, Job, Mount, Observation
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.config_map import Attempt, download_items
-from datafetch_operator.render.labels import Wanted, object_name
 from datafetch_operator.status import describe, size, wanted_growth
+from datafetch_operator.wanted import current_attempt, is_done, is_failed, next_run, schedule_of, wanted_now
 
 _REFUSED_AGAIN_SECONDS = 30
 _JOB_GOES_SECONDS = 5
@@ -91,13 +90,19 @@ def _next_step(seen: Observation, status: DataFetchStatus) -> steps.Step:
         return steps.CreateClaim()
     if claim is None or claim.deleting or claim.phase == "Lost":
         return steps.AwaitClaim()
-    wanted = Wanted(spec_hash(fetch.spec.sources), pending_trigger(fetch, status), claim.uid)
+    wanted = wanted_now(fetch, status, claim.uid, seen.now)
     if is_done(status, wanted):
-        return steps.Done()
-    number = _current_attempt(fetch, status, wanted)
-    if number and _is_failed(fetch, status, wanted) and not _has_grown(status, claim):
-        return steps.Failed()
+        return steps.Done(*_next_sync(seen, status))
+    number = current_attempt(fetch, status, wanted)
+    if number and is_failed(fetch, status, wanted) and not _has_grown(status, claim):
+        return steps.Failed(*_next_sync(seen, status))
     return _attempt(seen, status, Attempt(fetch, wanted, max(number, 1), claim), is_current=number > 0)
+
+
+def _next_sync(seen: Observation, status: DataFetchStatus) -> tuple[datetime | None, float | None]:
+    """Return when the schedule wants the fetch again, and in how many seconds that is."""
+    run = next_run(seen.fetch, status)
+    return run, None if run is None else (run - seen.now).total_seconds()
 
 
 def _attempt(seen: Observation, status: DataFetchStatus, attempt: Attempt, *, is_current: bool) -> steps.Step:
@@ -162,6 +167,7 @@ def _refuse(seen: Observation) -> steps.Refused | None:
     """Return why the spec cannot be carried out, where it cannot."""
     try:
         download_items(seen.fetch.spec.sources)
+        schedule_of(seen.fetch)
     except ValueError as error:
         return steps.Refused(Reason.INVALID_SPEC, " ".join(str(error).split()))
     this = next((c for c in seen.claimants if c.uid == seen.fetch.metadata.uid), None)
@@ -180,43 +186,6 @@ def _refuse(seen: Observation) -> steps.Refused | None:
 
 def _overlap(one: str, other: str) -> bool:
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
-
-
-def pending_trigger(fetch: DataFetch, status: DataFetchStatus) -> str | None:
-    """Return the trigger that no finished fetch has handled yet."""
-    trigger = fetch.spec.refresh.trigger
-    return trigger if trigger and trigger != status.last_handled_trigger else None
-
-
-def is_done(status: DataFetchStatus, wanted: Wanted) -> bool:
-    """Return whether the published revision is what is wanted."""
-    artifact = status.artifact
-    return (
-        artifact is not None
-        and artifact.spec_hash == wanted.spec_hash
-        and artifact.claim_uid == wanted.claim_uid
-        and wanted.trigger is None
-    )
-
-
-def _current_attempt(fetch: DataFetch, status: DataFetchStatus, wanted: Wanted) -> int:
-    """Return the number of the attempt that the status speaks of; 0 where that was for something else."""
-    if status.job_ref is None or not status.attempts:
-        return 0
-    name = object_name(fetch.metadata.name, fetch.metadata.uid, wanted, status.attempts)
-    return status.attempts if name == status.job_ref.name else 0
-
-
-def _is_failed(fetch: DataFetch, status: DataFetchStatus, wanted: Wanted) -> bool:
-    """Return whether this attempt failed, at this spec and trigger: then nothing but a change starts it again."""
-    failure = status.last_failure
-    return (
-        failure is not None
-        and failure.attempt == status.attempts
-        and failure.generation == fetch.metadata.generation
-        and failure.spec_hash == wanted.spec_hash
-        and failure.trigger == wanted.trigger
-    )
 
 
 def _has_grown(status: DataFetchStatus, claim: Claim) -> bool:

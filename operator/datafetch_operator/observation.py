@@ -19,6 +19,7 @@ from datafetch_operator.render.labels import (
     CONTAINER,
     GENERATION_ANNOTATION,
     NODE_ANNOTATION,
+    SCHEDULED_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
     UID_LABEL,
@@ -106,6 +107,8 @@ class Job:
     """Capacity that the claim had, or asked for, when the Job was made."""
     node: str | None = None
     """The node that its pods are bound to, because a pod there mounts the claim."""
+    scheduled: datetime | None = None
+    """The run of the schedule that it is for."""
     deleting: bool = False
     failed_pods: int = 0
     finished: Literal["Complete", "Failed"] | None = None
@@ -257,6 +260,7 @@ def read_job(body: Json) -> Job:
         claim_uid=annotations.get(CLAIM_UID_ANNOTATION, ""),
         claim_capacity=annotations.get(CLAIM_CAPACITY_ANNOTATION) or None,
         node=annotations.get(NODE_ANNOTATION),
+        scheduled=_time(annotations.get(SCHEDULED_ANNOTATION)),
         generation=_number(annotations.get(GENERATION_ANNOTATION)),
         backoff_limit=spec.get("backoffLimit", 6),
         deleting="deletionTimestamp" in metadata,
@@ -350,6 +354,13 @@ def _termination(state: Json) -> Termination | None:
     if ended is None:
         return None
     return Termination(ended.get("exitCode", 0), ended.get("reason") or "", ended.get("message") or "")
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC) if text else None
+    except ValueError:
+        return None  # Changed by hand: it is for no run that we know.
 
 
 def _number(text: str | None) -> int:

@@ -58,8 +58,8 @@ def is_recorded(status: DataFetchStatus, job: Job) -> bool:
         and job.trigger in (None, status.last_handled_trigger)
     )
     as_failure = failure is not None and (
-        (failure.time, failure.attempt, failure.generation, failure.spec_hash, failure.trigger)
-        == (job.finish_time, job.attempt, job.generation, job.spec_hash, job.trigger)
+        (failure.time, failure.attempt, failure.generation, failure.spec_hash, failure.trigger, failure.scheduled)
+        == (job.finish_time, job.attempt, job.generation, job.spec_hash, job.trigger, job.scheduled)
     )
     return as_success or as_failure
 
@@ -129,6 +129,7 @@ def _with_result(seen: Observation, status: DataFetchStatus, job: Job, result: R
             "target": _publication(status.target, result.publication),
             "last_failure": None,
             "last_sync_time": job.finish_time,
+            "last_schedule_time": job.scheduled or status.last_schedule_time,
             "last_handled_trigger": job.trigger or status.last_handled_trigger,
         }
     )
@@ -182,6 +183,7 @@ def _with_failure(status: DataFetchStatus, job: Job, failure: PodFailure, pod_na
                 spec_hash=job.spec_hash,
                 generation=job.generation,
                 trigger=job.trigger,
+                scheduled=job.scheduled,
                 claim_capacity=job.claim_capacity,
                 time=job.finish_time,
             )

@@ -53,6 +53,7 @@ def describe(seen: Observation, status: DataFetchStatus, step: steps.Step) -> Da
             "phase": _phase(step, sayings),
             "reason": _explanation(step, sayings),
             "progress": _progress(seen, status, step),
+            "next_sync_time": step.next_sync if isinstance(step, steps.Done | steps.Failed) else None,
             "target": _target(seen, status),
             "consumers": seen.consumers,
             "conditions": _conditions(seen, sayings),
@@ -226,16 +227,23 @@ def _progressing(seen: Observation, step: steps.Step) -> Saying:
             return Saying(True, Reason.STARTING, f"Job {job.name} is taken up again.")
         case steps.AwaitRemoval(job=job):
             return Saying(True, Reason.STARTING, f"The next attempt follows when Job {job.name} is out of the way.")
-        case steps.Done():
-            return Saying(False, Reason.COMPLETED, "Nothing is left to fetch.")
-        case steps.Failed():
-            return Saying(False, Reason.ATTEMPT_FAILED, "A change of the spec or a new trigger starts it again.")
+        case steps.Done(next_sync=run):
+            message = "Nothing is left to fetch." + (f" The schedule looks again at {_at(run)}." if run else "")
+            return Saying(False, Reason.COMPLETED, message)
+        case steps.Failed(next_sync=run):
+            schedule = f", and the schedule at {_at(run)}" if run else ""
+            message = f"A change of the spec or a new trigger starts it again{schedule}."
+            return Saying(False, Reason.ATTEMPT_FAILED, message)
         case steps.Suspended():
             return Saying(False, Reason.SUSPENDED, "spec.suspend is set; what was fetched stays on the volume.")
         case steps.Refused():
             return Saying(False, Reason.NOT_ACCEPTED, "The spec cannot be carried out.")
         case _:
             return Saying(False, Reason.TARGET_NOT_READY, "It goes on by itself when the claim is there.")
+
+
+def _at(time: datetime) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _starting(seen: Observation, name: str) -> Saying:

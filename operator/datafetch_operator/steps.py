@@ -1,6 +1,7 @@
 """The steps in the life of a DataFetch: what `lifecycle` finds it at, and `status` describes. Values only."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from datafetch_operator.observation import Job
 from datafetch_operator.reasons import Reason
@@ -49,14 +50,18 @@ class AwaitClaim:
 class Done:
     """What is wanted is published."""
 
-    look_again_seconds: None = None
+    next_sync: datetime | None = None
+    """When the schedule wants it again."""
+    look_again_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The attempt failed, and nothing has changed since that could mend it."""
 
-    look_again_seconds: None = None
+    next_sync: datetime | None = None
+    """When the schedule tries it again."""
+    look_again_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

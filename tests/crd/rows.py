@@ -172,6 +172,18 @@ ROWS = [
         only_the_server=True,
     ),
     Row("a trigger", {**sources(S3), "refresh": {"trigger": "2026-01-31"}}),
+    Row("a schedule", {**sources(S3), "refresh": {"schedule": "*/30 1-5 * * mon,5L", "timeZone": "Europe/Helsinki"}}),
+    Row("a schedule by name", {**sources(S3), "refresh": {"schedule": "@daily"}}),
+    Row("a schedule of six fields", {**sources(S3), "refresh": {"schedule": "0 0 3 * * *"}}, "must be minute, hour"),
+    Row("a schedule of two lines", {**sources(S3), "refresh": {"schedule": "0 3 * * *\n"}}, "must be minute, hour"),
+    Row("an unknown name", {**sources(S3), "refresh": {"schedule": "@reboot"}}, "must be minute, hour"),
+    Row("a time zone alone", {**sources(S3), "refresh": {"timeZone": "UTC"}}, "timeZone needs a schedule"),
+    Row(
+        "a time zone that is a path",
+        {**sources(S3), "refresh": {"schedule": "@daily", "timeZone": "../UTC"}},
+        "timeZone in body should match",
+        True,
+    ),
     Row("a trigger that is no string", {**sources(S3), "refresh": {"trigger": 1}}, "must be of type string", True),
     Row("suspended", {**sources(S3), "suspend": True}),
     # typing errors: kubectl asks for strict decoding

@@ -26,6 +26,7 @@ from datafetch_operator.render.labels import (
     GENERATION_ANNOTATION,
     NODE_ANNOTATION,
     ROLE_LABEL,
+    SCHEDULED_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
     labels,
@@ -75,6 +76,8 @@ def _attempt_annotations(attempt: Attempt) -> dict[str, str]:
     }
     if attempt.beside is not None and attempt.beside.node is not None:
         annotations[NODE_ANNOTATION] = attempt.beside.node
+    if wanted.scheduled is not None:
+        annotations[SCHEDULED_ANNOTATION] = wanted.scheduled.isoformat()
     return annotations | ({} if wanted.trigger is None else {TRIGGER_ANNOTATION: wanted.trigger})
 
 

@@ -7,6 +7,7 @@ ours and those that ask for data, has the label `datafetch.io/role`: the operato
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 from datafetch_api import GROUP
 
@@ -31,6 +32,7 @@ GENERATION_ANNOTATION = f"{GROUP}/generation"
 NODE_ANNOTATION = f"{GROUP}/node"
 SPEC_HASH_ANNOTATION = f"{GROUP}/spec-hash"
 TRIGGER_ANNOTATION = f"{GROUP}/trigger"
+SCHEDULED_ANNOTATION = f"{GROUP}/scheduled"
 
 CONTAINER = "datafetch"
 """Name of the download container."""
@@ -54,6 +56,8 @@ class Wanted:
     trigger: str | None
     """The trigger that waits to be handled; None where none does."""
     claim_uid: str
+    scheduled: datetime | None = None
+    """The run of the schedule that waits to be handled; None where none does."""
 
 
 def object_name(fetch_name: str, uid: str, wanted: Wanted, attempt: int) -> str:
@@ -63,7 +67,8 @@ def object_name(fetch_name: str, uid: str, wanted: Wanted, attempt: int) -> str:
     old object never stands in the way of a new one. Never change what goes into the hash: Jobs in flight would be
     replaced by an upgrade.
     """
-    text = json.dumps([1, uid, wanted.spec_hash, wanted.trigger, wanted.claim_uid, attempt])
+    parts = [1, uid, wanted.spec_hash, wanted.trigger, wanted.claim_uid, attempt]
+    text = json.dumps(parts if wanted.scheduled is None else [*parts, wanted.scheduled.isoformat()])
     stem = fetch_name[:_STEM_LENGTH].replace(".", "-").rstrip("-")
     return f"{stem}-{_digest(text)}"
 
