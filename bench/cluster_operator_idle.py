@@ -40,9 +40,11 @@ class Usage:
 
 def operator_pod(kubectl: Kubectl) -> dict[str, str]:
     pods = kubectl.objects("pods", chart.NAMESPACE, "app.kubernetes.io/component=operator")
-    running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    lease = kubectl.get("lease", "datafetch-operator", chart.NAMESPACE) or {"spec": {}}
+    leader = (lease["spec"].get("holderIdentity") or "").partition("_")[0]
+    running = [pod for pod in pods if pod["metadata"]["name"] == leader and "deletionTimestamp" not in pod["metadata"]]
     if len(running) != 1:
-        sys.exit(f"There are {len(running)} operator pods in {chart.NAMESPACE}; one was expected.")
+        sys.exit(f"Of {len(pods)} operator pods in {chart.NAMESPACE} none leads; wait until one does.")
     status = running[0]["status"]["containerStatuses"][0]
     return {"name": running[0]["metadata"]["name"], "container": status["containerID"].partition("://")[2]}
 

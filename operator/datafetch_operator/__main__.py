@@ -3,12 +3,14 @@
 Two programs in one image: the operator makes Jobs of DataFetch resources, the webhook gives pods that ask by annotation
 their data. Each role imports what it needs when it starts, and no more: the webhook knows nothing of kopf.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 where the cluster cannot be served, 2 where a setting cannot be used.
+Exit codes: 0 after SIGTERM or SIGINT, 1 where the cluster cannot be served or leadership was lost, 2 where a setting
+cannot be used.
 """
 
 import argparse
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -20,11 +22,13 @@ import aiohttp
 
 from datafetch_api import GROUP
 from datafetch_operator import __version__, logs
-from datafetch_operator.errors import NotFoundError, OperatorError, SettingsError
+from datafetch_operator.errors import LeadershipLostError, NotFoundError, OperatorError, SettingsError
 from datafetch_operator.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from datafetch_operator.cluster import Cluster
+    from datafetch_operator.lease import Elector
+    from datafetch_operator.reconcile import Reconciler
 
 logger = logging.getLogger("datafetch_operator")
 
@@ -65,22 +69,72 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run_operator(settings: Settings) -> None:
-    """Check that the cluster can be served, then watch and reconcile until a signal comes."""
-    import kopf
-
+    """Check that the cluster can be served, stand by while another leads, then reconcile until a signal comes."""
     from datafetch_operator.cluster import connect
-    from datafetch_operator.handlers import operator_settings, register
+    from datafetch_operator.lease import Elector, new_identity
     from datafetch_operator.probes import serve_probes
     from datafetch_operator.reconcile import Reconciler
 
-    ready = asyncio.Event()
+    # Before it leads: a takeover is not to wait for imports.
+    importlib.import_module("datafetch_operator.handlers")
+    stands_by, watches, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with connect() as cluster:
         for namespace in settings.watch_namespaces or (None,):
             await _check_served(cluster, namespace)
         logger.info("datafetch-operator %s serves %s", __version__, _scope(settings))
-        reconciler = Reconciler(cluster, settings)
-        probes = serve_probes(settings.health_host, settings.health_port, reconciler.longest_work, ready.is_set)
-        async with probes, asyncio.TaskGroup() as tasks:
+        reconciler, election = Reconciler(cluster, settings), settings.election
+        probes = serve_probes(
+            settings.health_host,
+            settings.health_port,
+            reconciler.longest_work,
+            lambda: stands_by.is_set() or watches.is_set(),
+        )
+        async with probes:
+            if election is None:
+                await _reconcile(cluster, reconciler, settings, watches)
+                return
+            elector = Elector(cluster, election.namespace, election.lease, new_identity(election.pod))
+            cluster.write_only_while(elector.holds)
+            try:
+                stands_by.set()
+                if await _leads(elector, stopping):
+                    stands_by.clear()
+                    await _reconcile(cluster, reconciler, settings, watches, elector)
+            finally:
+                await elector.release()
+
+
+async def _leads(elector: "Elector", stopping: asyncio.Event) -> bool:
+    """Stand by until this replica leads; return False where a signal came first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    waits = (asyncio.create_task(elector.acquire()), asyncio.create_task(stopping.wait()))
+    try:
+        ended, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            await task
+        return not stopping.is_set()
+    finally:
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _reconcile(
+    cluster: "Cluster",
+    reconciler: "Reconciler",
+    settings: Settings,
+    watches: asyncio.Event,
+    elector: "Elector | None" = None,
+) -> None:
+    """Watch and reconcile until a signal comes. Raises LeadershipLostError where another one may do so now."""
+    import kopf
+
+    from datafetch_operator.handlers import operator_settings, register
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            keeping = [tasks.create_task(elector.keep(), name="lease")] if elector else []
             work = [
                 tasks.create_task(reconciler.run(), name="reconciler"),
                 *_keep_certificates(tasks, cluster, settings),
@@ -92,10 +146,22 @@ async def _run_operator(settings: Settings) -> None:
                 standalone=True,
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
-                ready_flag=ready,
+                ready_flag=watches,
             )
             for task in work:
                 task.cancel()
+            await asyncio.wait(work)  # What they write to the end, they write as the leader.
+            for task in keeping:
+                task.cancel()
+    except BaseExceptionGroup as group:
+        lost = group.subgroup(LeadershipLostError)
+        if lost is None:
+            raise
+        raise _first(lost) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _keep_certificates(tasks: asyncio.TaskGroup, cluster: "Cluster", settings: Settings) -> list[asyncio.Task[None]]:

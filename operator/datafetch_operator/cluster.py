@@ -8,7 +8,7 @@ is applied on the server's side, by one field manager and against the resourceVe
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -22,7 +22,14 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from datafetch_api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from datafetch_api.resource import DataFetchStatus, ObjectMeta
-from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError, api_error
+from datafetch_operator.errors import (
+    ApiError,
+    ConflictError,
+    LeadershipLostError,
+    NotFoundError,
+    RefusedError,
+    api_error,
+)
 from datafetch_operator.metrics import API_REQUESTS
 from datafetch_operator.observation import (
     Claim,
@@ -46,6 +53,7 @@ MERGE = "application/merge-patch+json"
 STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 _JSON = "application/json"
+_LEASES = "/apis/coordination.k8s.io/v1"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
@@ -81,6 +89,14 @@ class Cluster:
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
+        self._may_write: Callable[[], bool] = lambda: True
+
+    def write_only_while(self, may_write: Callable[[], bool]) -> None:
+        """From now on ask before each write, right before it is sent. Where it may not, LeadershipLostError is raised.
+
+        Leases are written all the same: whoever does not lead has to be able to take one.
+        """
+        self._may_write = may_write
 
     # --- read ---
 
@@ -265,6 +281,25 @@ class Cluster:
             "PATCH", f"{_WEBHOOKS}/{quote(name)}", query=query, body=operations, content_type=JSON_PATCH
         )
 
+    # --- leader election ---
+
+    async def read_lease(self, namespace: str, name: str) -> Json | None:
+        """Return the Lease as JSON; None where there is none."""
+        return await self._get(f"{_LEASES}/namespaces/{namespace}/leases/{quote(name)}")
+
+    async def write_lease(self, manifest: Json) -> Json:
+        """Create the Lease, or replace the one whose resourceVersion the manifest carries; return what is there now.
+
+        Raises ConflictError where it changed since it was read, or came to be.
+        """
+        metadata, query = manifest["metadata"], {"fieldManager": FIELD_MANAGER}
+        path = f"{_LEASES}/namespaces/{metadata['namespace']}/leases"
+        if "resourceVersion" not in metadata:
+            return await self._request("POST", path, query=query, body=manifest, guarded=False)
+        return await self._request(
+            "PUT", f"{path}/{quote(metadata['name'])}", query=query, body=manifest, guarded=False
+        )
+
     # --- transport ---
 
     async def _post_event(self, about: Json, event: EventRecord, name: str) -> None:
@@ -337,8 +372,11 @@ class Cluster:
         body: Json | list[Json] | None = None,
         content_type: str = _JSON,
         accept: str = _JSON,
+        guarded: bool = True,
     ) -> Json:
-        response = await self._send(method, path, query=query, body=body, content_type=content_type, accept=accept)
+        response = await self._send(
+            method, path, query=query, body=body, content_type=content_type, accept=accept, guarded=guarded
+        )
         async with response:
             payload = await response.read()
         if response.status >= 400:
@@ -355,10 +393,13 @@ class Cluster:
         content_type: str = _JSON,
         accept: str = _JSON,
         deadline: aiohttp.ClientTimeout = _TIMEOUT,
+        guarded: bool = True,
     ) -> aiohttp.ClientResponse:
         pairs = [(name, value) for name, value in (query or {}).items() if value is not None]
         headers = {"Accept": accept, "Content-Type": content_type}
         call = await self._api.param_serialize(method, path, {}, pairs, headers, body, auth_settings=["BearerToken"])
+        if guarded and method != "GET" and not self._may_write():
+            raise LeadershipLostError(f"{method} {path} was not sent: another one may lead now")
         try:
             answer = await self._api.call_api(*call, _request_timeout=deadline)
         except (aiohttp.ClientError, TimeoutError):

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import aiohttp
 
 from datafetch_operator import metrics
-from datafetch_operator.errors import ApiError, ConflictError, NotFoundError
+from datafetch_operator.errors import ApiError, ConflictError, LeadershipLostError, NotFoundError
 from datafetch_operator.workqueue import WorkQueue
 
 _K = TypeVar("_K", bound=tuple[str, str])
@@ -62,6 +62,8 @@ class ControlLoop(Generic[_K]):
         except ConflictError:
             self._queue.retry(key)
             return "conflict"
+        except LeadershipLostError:
+            return "not leading"  # The elector says so, and ends the process.
         except NotFoundError:
             self._queue.add(key)  # What was there a moment ago is gone: the next look sees it.
             return "gone"

@@ -3,6 +3,7 @@
 OperatorError
 ├── SettingsError            the environment holds a value that cannot be used: the process ends
 ├── ActionRefusedError       the API server refuses what a user asked for: the status tells it
+├── LeadershipLostError      somebody else leads now, or may do so: the process ends
 └── ApiError                 the Kubernetes API answered with an error
     ├── ConflictError        409: somebody else was faster; read again
     ├── NotFoundError        404
@@ -30,6 +31,10 @@ class ActionRefusedError(OperatorError):
         super().__init__(f"{action}: {message}")
         self.action = action
         self.message = message
+
+
+class LeadershipLostError(OperatorError):
+    """Somebody else leads now, or may do so: nothing may be written any more, and this process ends."""
 
 
 class ApiError(OperatorError):

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import aiohttp
 
-from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, OperatorError, RefusedError
+from datafetch_operator.errors import ApiError, ConflictError, LeadershipLostError, NotFoundError, RefusedError
 
 DURATION_SECONDS = 10
 """For how long a lease counts after its last renewal."""
@@ -35,10 +35,6 @@ _CONFLICT_SECONDS = 0.1
 
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
-
-
-class LeadershipLostError(OperatorError):
-    """Somebody else leads now, or may do so: this process has to end."""
 
 
 # --- pure ------------------------------------------------------------------------------------------------------------
@@ -179,12 +175,12 @@ class Elector:
         self._view = View()
         self._body: Json = {}
         """The Lease as it was seen last; empty where there is none, or it has to be read again."""
-        self._released = False
+        self._is_over = False
         self._trouble = ""
 
     def holds(self) -> bool:
         """Return whether this process may write. To be asked right before each write."""
-        return not self._released and holds(self._view, self._clock())
+        return not self._is_over and holds(self._view, self._clock())
 
     async def acquire(self) -> None:
         """Stand by until the Lease is held. Raises RefusedError where the rights for it are missing."""
@@ -213,7 +209,9 @@ class Elector:
 
     async def release(self) -> None:
         """Give the Lease back, so that another one need not wait. From now on this process must not write."""
-        self._released = True
+        if self._is_over:
+            return
+        self._is_over = True
         try:
             if not self._body:
                 await self._read()
@@ -262,14 +260,16 @@ class Elector:
         return self._view.lease.holder if self._view.lease else ""
 
     def _require_hold(self) -> None:
+        if self._holder() in ("", self._identity) and self.holds():
+            return
+        self._is_over = True
         if self._holder() not in ("", self._identity):
             raise LeadershipLostError(f"{self._holder()} leads now by Lease {self._namespace}/{self._name}; ending")
-        if not self.holds():
-            trouble = f" ({self._trouble})" if self._trouble else ""
-            raise LeadershipLostError(
-                f"Lease {self._namespace}/{self._name} was not renewed for {DURATION_SECONDS - MARGIN_SECONDS} s"
-                f"{trouble}; another one may lead now; ending"
-            )
+        trouble = f" ({self._trouble})" if self._trouble else ""
+        raise LeadershipLostError(
+            f"Lease {self._namespace}/{self._name} was not renewed for {DURATION_SECONDS - MARGIN_SECONDS} s{trouble}; "
+            "another one may lead now; ending"
+        )
 
     def _note(self, error: Exception) -> float:
         self._trouble = _words(error)

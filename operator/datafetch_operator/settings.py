@@ -88,6 +88,18 @@ class Certificates:
 
 
 @dataclass(frozen=True, slots=True)
+class Election:
+    """The Lease by which one of several replicas reconciles."""
+
+    namespace: str
+    """The operator's own."""
+    lease: str
+    """Name of the Lease."""
+    pod: str
+    """Name of this replica."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What an installation decides."""
 
@@ -103,6 +115,8 @@ class Settings:
     webhook: Webhook = Webhook()
     certificates: Certificates | None = None
     """None: the operator keeps none, because injection is off or somebody else (cert-manager) does."""
+    election: Election | None = None
+    """None: this is the only replica."""
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces to serve; empty means all."""
     workers: int = 8
@@ -134,6 +148,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         injection=_read_injection(reader),
         webhook=_read_webhook(reader),
         certificates=_read_certificates(reader),
+        election=_read_election(reader, environ.get("HOSTNAME", "")),
         watch_namespaces=reader.names("WATCH_NAMESPACES"),
         workers=reader.number("WORKERS", 8, _MOST_WORKERS),
         resync_seconds=reader.number("RESYNC_SECONDS", 300, _MOST_SECONDS),
@@ -192,6 +207,16 @@ def _read_certificates(reader: "_Reader") -> Certificates | None:
             f"{PREFIX}CA_DAYS; no certificate outlives its CA"
         )
     return certificates
+
+
+def _read_election(reader: "_Reader", hostname: str) -> Election | None:
+    if not reader.text("LEASE", ""):
+        return None
+    return Election(
+        namespace=reader.object_name("NAMESPACE", _LABEL, "no Lease can be held for LEASE"),
+        lease=reader.object_name("LEASE", _SUBDOMAIN),
+        pod=hostname or "datafetch-operator",
+    )
 
 
 def _amount(name: str, quantity: str) -> Fraction:
@@ -268,12 +293,14 @@ class _Reader:
             self._check(f"{PREFIX}{name}", "memory", value)
         return value
 
-    def object_name(self, name: str, pattern: str) -> str:
+    def object_name(
+        self, name: str, pattern: str, without: str = "no certificates can be kept for WEBHOOK_CONFIGURATION"
+    ) -> str:
+        """Return the name of an object; `without` says what cannot be done without it, and ends with a setting."""
         value = self.text(name, "")
         if not value:
-            raise SettingsError(
-                f"{PREFIX}{name} is not set; without it no certificates can be kept for {PREFIX}WEBHOOK_CONFIGURATION"
-            )
+            what, _, setting = without.rpartition(" ")
+            raise SettingsError(f"{PREFIX}{name} is not set; without it {what} {PREFIX}{setting}")
         if re.fullmatch(pattern, value) is None:
             raise SettingsError(
                 f"{PREFIX}{name} is {value!r}, which is no name of an object; write it like datafetch-webhook"

@@ -16,7 +16,7 @@ from crd.conftest import CHART, ROOT, SYSTEM, Helm, Render
 from crd.fetches import Json, Kubectl
 from datafetch_api import GROUP, PLURAL
 from datafetch_api.annotations import PodAnnotation
-from datafetch_operator.settings import Certificates, Injection, read_settings
+from datafetch_operator.settings import Certificates, Election, Injection, read_settings
 
 GOLDEN = Path(__file__).parent / "golden"
 FULL = ("-f", str(GOLDEN / "full-values.yaml"))
@@ -222,6 +222,8 @@ def test_the_chart_s_defaults_are_those_of_the_settings(render: Render, role: st
     given = {entry["name"]: entry["value"] for entry in _container(render(), role)["env"]}
     settings = read_settings(given)
     default = read_settings({"DATAFETCH_DOWNLOADER_IMAGE": given["DATAFETCH_DOWNLOADER_IMAGE"]})
+    if role == "operator":
+        default = replace(default, election=Election(SYSTEM, "datafetch-operator", pod="datafetch-operator"))
     if settings.certificates is not None:
         webhook = "datafetch-webhook"
         default = replace(
@@ -232,7 +234,8 @@ def test_the_chart_s_defaults_are_those_of_the_settings(render: Render, role: st
 
 _REFUSED = [
     ("crd.install=false", "additional properties 'crd' not allowed"),
-    ("operator.replicas=2", "additional properties 'replicas' not allowed"),
+    ("operator.replicaCount=2", "additional properties 'replicaCount' not allowed"),
+    ("operator.replicas=0", "minimum: got 0, want 1"),
     ("operator.image.tag=1", "at '/operator/image/tag': got number, want string"),
     ("operator.logLevel=loud", "value must be one of 'debug', 'info', 'warning', 'error'"),
     ("operator.workers=0", "minimum: got 0, want 1"),

@@ -134,6 +134,10 @@ OPERATOR = _rights(
 GATES = _rights({"pods": "patch"})
 
 
+def _lease(release: Release) -> set[tuple[str, str, str]]:
+    return _rights({"leases": "create"}) | _rights({"leases": "get update"}, f"{release.name}-operator")
+
+
 def _bundle(release: Release) -> set[tuple[str, str, str]]:
     return _rights({CONFIGURATIONS: "get patch"}, f"{release.name}-webhook")
 
@@ -148,10 +152,11 @@ def test_the_operator_does_only_what_its_roles_are_for(everywhere: Release) -> N
         assert everywhere.rights("operator", where) == OPERATOR | GATES | _bundle(everywhere)
 
 
-def test_the_operator_keeps_two_secrets_of_its_own_namespace(everywhere: Release) -> None:
+def test_the_operator_keeps_two_secrets_and_a_lease_of_its_own_namespace(everywhere: Release) -> None:
     secrets = [_rights({"secrets": "get update"}, f"{everywhere.name}-webhook-{name}") for name in ("ca", "tls")]
     own = everywhere.rights("operator", everywhere.namespace) - everywhere.rights("operator", everywhere.other)
-    assert own == _rights({"secrets": "create"}).union(*secrets)
+    assert own == _rights({"secrets": "create"}).union(_lease(everywhere), *secrets)
+    assert not everywhere.can("operator", "update", "leases/another", everywhere.namespace)
 
 
 def test_without_gates_the_operator_patches_no_pod(somewhere: Release) -> None:
@@ -166,13 +171,13 @@ def test_named_namespaces_give_no_rights_in_any_other(somewhere: Release) -> Non
 
 def test_with_cert_manager_the_operator_has_no_right_on_secrets_or_configurations(apply_rights: Apply) -> None:
     release = apply_rights("--set", "injection.certManager.enabled=true")
-    assert release.rights("operator", release.namespace) == OPERATOR | GATES
+    assert release.rights("operator", release.namespace) == OPERATOR | GATES | _lease(release)
     assert release.rights("webhook", release.namespace) == WEBHOOK
 
 
 def test_without_injection_there_is_no_right_for_it(apply_rights: Apply) -> None:
     release = apply_rights("--set", "injection.enabled=false")
-    assert release.rights("operator", release.namespace) == OPERATOR
+    assert release.rights("operator", release.namespace) == OPERATOR | _lease(release)
     assert release.rights("webhook", release.namespace) == set()
 
 

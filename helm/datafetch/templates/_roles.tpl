@@ -28,6 +28,20 @@ pods/exec, no wildcard.
   verbs: [list, create]
 {{- end -}}
 
+{{/*
+To be the one replica that reconciles: exactly one Lease of the operator's own namespace, by name. Only `create` cannot be
+bound to a name.
+*/}}
+{{- define "datafetch.rules.hold-lease" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "datafetch.fullname" . }}-operator]
+  verbs: [get, update]
+{{- end -}}
+
 {{/* To say how far a download is: its progress stands in the pod's log. */}}
 {{- define "datafetch.rules.read-logs" -}}
 - apiGroups: [""]

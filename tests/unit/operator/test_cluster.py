@@ -11,7 +11,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from datafetch_api.resource import DataFetchStatus, ObjectMeta
 from datafetch_operator.cluster import Cluster
-from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
+from datafetch_operator.errors import ApiError, ConflictError, LeadershipLostError, NotFoundError, RefusedError
 from datafetch_operator.observation import Key
 from datafetch_operator.status import EventRecord
 
@@ -263,3 +263,43 @@ def test_names_of_fetches_are_asked_for_in_pages_and_without_the_rest() -> None:
     assert server.asked == [("GET", "/apis/datafetch.io/v1alpha1/namespaces/team/datafetches")] * 2
     assert server.queries[1]["continue"] == "go on"
     assert all("PartialObjectMetadataList" in headers["Accept"] for headers in server.headers)
+
+
+# --- leader election -------------------------------------------------------------------------------------------------
+
+LEASE: dict[str, Any] = {"metadata": {"name": "op", "namespace": "system"}, "spec": {}}
+
+
+def test_a_lease_is_made_and_then_replaced_against_the_version_that_was_read() -> None:
+    read = {"metadata": {**LEASE["metadata"], "resourceVersion": "7"}, "spec": {}}
+    server = Server((404, {}), (201, read), (200, read), (409, {"reason": "Conflict"}))
+
+    async def use(cluster: Cluster) -> None:
+        assert await cluster.read_lease("system", "op") is None
+        assert await cluster.write_lease(LEASE) == read
+        await cluster.write_lease(read)
+        with pytest.raises(ConflictError):
+            await cluster.write_lease(read)
+
+    server.play(use)
+    leases = "/apis/coordination.k8s.io/v1/namespaces/system/leases"
+    assert server.asked == [("GET", f"{leases}/op"), ("POST", leases), ("PUT", f"{leases}/op"), ("PUT", f"{leases}/op")]
+    assert server.bodies[2] == read
+
+
+def test_who_does_not_lead_reads_and_takes_a_lease_and_sends_no_other_write() -> None:
+    server = Server((200, {"items": []}), (201, LEASE))
+
+    async def use(cluster: Cluster) -> None:
+        cluster.write_only_while(lambda: False)
+        await cluster.check_served(None)
+        await cluster.write_lease(LEASE)
+        with pytest.raises(LeadershipLostError, match=r"PATCH .*/datafetches/a/status was not sent"):
+            await cluster.apply_status(METADATA, DataFetchStatus())
+        with pytest.raises(LeadershipLostError):
+            await cluster.create_job({**MANIFEST, "kind": "Job"})
+        with pytest.raises(LeadershipLostError):
+            await cluster.delete_job("team", "a", "u1")
+
+    server.play(use)
+    assert [method for method, _ in server.asked] == ["GET", "POST"]

@@ -17,12 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datafetch_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
+from datafetch_operator.errors import ApiError, ConflictError, LeadershipLostError, NotFoundError, RefusedError
 from datafetch_operator.lease import (
     DURATION_SECONDS,
     MARGIN_SECONDS,
     Elector,
-    LeadershipLostError,
     Lease,
     View,
     claimed,
@@ -165,7 +164,7 @@ class Process:
         self.task.cancel()
         with suppress(asyncio.CancelledError):
             await self.task
-        self.elector._released = True
+        self.elector._is_over = True
 
     async def stop(self) -> None:
         """Let it end as SIGTERM does."""

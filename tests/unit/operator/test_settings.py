@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from datafetch_operator.errors import SettingsError
-from datafetch_operator.settings import RESTRICTED_POD, Certificates, Injection, Webhook, read_settings
+from datafetch_operator.settings import RESTRICTED_POD, Certificates, Election, Injection, Webhook, read_settings
 
 CERTIFICATES = {
     "DATAFETCH_WEBHOOK_CONFIGURATION": "df.example",
@@ -138,3 +138,13 @@ def test_a_setting_that_cannot_be_used_is_named(name: str, value: str, says: str
     with pytest.raises(SettingsError, match=says) as caught:
         read_settings(IMAGE | {name: value})
     assert name in str(caught.value)
+
+
+def test_a_lease_is_held_where_one_is_named() -> None:
+    assert read_settings(IMAGE).election is None
+    named = {"DATAFETCH_LEASE": "datafetch-operator", "DATAFETCH_NAMESPACE": "system", "HOSTNAME": "operator-x7"}
+    assert read_settings(IMAGE | named).election == Election("system", "datafetch-operator", pod="operator-x7")
+    with pytest.raises(SettingsError, match=r"DATAFETCH_NAMESPACE is not set; without it no Lease .* DATAFETCH_LEASE"):
+        read_settings(IMAGE | {"DATAFETCH_LEASE": "datafetch-operator"})
+    with pytest.raises(SettingsError, match="DATAFETCH_LEASE is 'Operator'"):
+        read_settings(IMAGE | named | {"DATAFETCH_LEASE": "Operator"})
