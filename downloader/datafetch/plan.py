@@ -208,7 +208,7 @@ def manifest_digest(files: Iterable[ManifestFile]) -> str:
 def check_space(*, needed: int, free: int, total: int, capacity: int | None) -> None:
     """Raise InsufficientSpaceError where `needed` more bytes do not fit into the `free` ones.
 
-    `total` is what the whole revision takes; `capacity` the claim's, where the file system below it shows more.
+    `total` is what the whole revision takes; `capacity` the claim's or the emptyDir's, where the file system below it shows more.
     """
     if needed > free:
         raise InsufficientSpaceError(
@@ -218,6 +218,7 @@ def check_space(*, needed: int, free: int, total: int, capacity: int | None) -> 
         )
     if capacity is not None and total > capacity:
         raise InsufficientSpaceError(
-            f"the data takes {format_bytes(total)} ({total} bytes), but the claim holds only "
-            f"{format_bytes(capacity)} ({capacity} bytes); grow the claim, or take less with include and exclude"
+            f"the data takes {format_bytes(total)} ({total} bytes), but the volume holds only "
+            f"{format_bytes(capacity)} ({capacity} bytes); grow the claim (a pod's own volume: annotation "
+            "datafetch.io/size), or take less with include and exclude"
         )

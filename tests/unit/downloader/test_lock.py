@@ -101,9 +101,9 @@ def test_a_torn_lock_is_taken_over(state: Directory) -> None:
 
 def test_a_holder_that_was_taken_over_is_fenced(state: Directory) -> None:
     paused = held(state)
-    of_another_machine(state)
     # The paused holder's own heartbeat must not hide the takeover: it checks its epoch before every beat.
     state.make("epochs/2")
+    of_another_machine(state)
     with pytest.raises(FencedError):
         paused.check()
     content = state.read(LOCK)
