@@ -24,6 +24,8 @@ class Pace:
         self._written: dict[Key, float] = {}
         self._consumers_written: dict[Key, float] = {}
         self._pods_read: dict[Key, int] = {}
+        self._room = float(_WRITES_PER_SECOND)
+        self._room_counted = clock()
 
     @property
     def interval(self) -> int:
@@ -36,10 +38,15 @@ class Pace:
         return list(self._phases.values())
 
     def is_due(self, key: Key) -> bool:
-        """Return whether it is time for the fetch's progress."""
+        """Return whether it is time for the fetch's progress; for one that was not written yet, whether there is room.
+
+        After a restart nothing is known of any fetch, and all of them ask within seconds.
+        """
         last = self._written.get(key)
+        if last is None:
+            return self._take_room()
         # Half a second less: the timer that brings us here is not exact, and a miss would cost a whole interval.
-        return last is None or self._clock() - last >= self.interval - 0.5
+        return self._clock() - last >= self.interval - 0.5
 
     def note_write(self, key: Key) -> None:
         """Note that the fetch's progress is being written now."""
@@ -69,3 +76,13 @@ class Pace:
             self._pods_read.pop(key, None)
             return
         self._phases[key] = phase
+
+    def _take_room(self) -> bool:
+        """Return whether one more is within the writes of a second, and count it if so."""
+        now = self._clock()
+        self._room = min(_WRITES_PER_SECOND, self._room + (now - self._room_counted) * _WRITES_PER_SECOND)
+        self._room_counted = now
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True

@@ -51,3 +51,21 @@ def test_the_pace_falls_as_active_fetches_grow() -> None:
     for number in range(400):
         pace.note_phase(Key("team", f"active-{number}"), None)
     assert pace.interval == 10
+
+
+def test_after_a_restart_not_all_are_due_at_once() -> None:
+    now = 100.0
+    pace = Pace(lambda: now)
+    keys = [Key("team", str(number)) for number in range(1000)]
+
+    def due() -> list[Key]:
+        found = [key for key in keys if pace.is_due(key)]
+        for key in found:
+            pace.note_write(key)
+        return found
+
+    assert due() == keys[:20]
+    now = 100.5
+    assert due() == keys[20:30]
+    now = 105.0
+    assert len(due()) == 20, "what was not used is not saved up"
