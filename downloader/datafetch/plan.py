@@ -208,7 +208,7 @@ def manifest_digest(files: Iterable[ManifestFile]) -> str:
 def check_space(*, needed: int, free: int, total: int, capacity: int | None) -> None:
     """Raise InsufficientSpaceError where `needed` more bytes do not fit into the `free` ones.
 
-    `total` is what the whole revision takes; `capacity` the claim's or the emptyDir's, where the file system below it shows more.
+    `total` is what the whole revision takes; `capacity` the claim's or emptyDir's, where the file system shows more.
     """
     if needed > free:
         raise InsufficientSpaceError(

@@ -164,6 +164,8 @@ def _target_ready(seen: Observation) -> Saying:
     refused = seen.refusals.get("create claim")
     if refused is not None:
         return Saying(False, Reason.CLAIM_REJECTED, f"Claim {name!r} cannot be created: {refused}")
+    if claim is None and _creates_claim(seen):
+        return Saying(False, Reason.CLAIM_PENDING, f"Claim {name!r} is created when the fetch starts.")
     if claim is None:
         message = f"There is no claim {name!r} in namespace {seen.fetch.metadata.namespace!r}; create it."
         return Saying(False, Reason.CLAIM_NOT_FOUND, message)
@@ -380,6 +382,11 @@ def size(quantity: str | None) -> int:
         return parse_bytes(quantity) if quantity else 0
     except ValueError:
         return 0
+
+
+def _creates_claim(seen: Observation) -> bool:
+    target = seen.fetch.spec.target
+    return target is not None and target.persistent_volume_claim.create is not None
 
 
 def _claim_name(seen: Observation) -> str:

@@ -474,6 +474,15 @@ def test_suspend_stops_the_job_and_resume_goes_on_with_the_next_attempt() -> Non
     assert (world.status.attempts, world.jobs_made) == (2, 2)
 
 
+def test_a_claim_that_would_be_created_is_not_asked_for_while_suspended() -> None:
+    world = World(fetch(target=CREATE, suspend=True), claim=None)
+    world.settle()
+    assert world.claim is None
+    truth, reason, message = world.condition("TargetReady")
+    assert (truth, reason) == ("False", "ClaimPending")
+    assert "is created when the fetch starts" in message
+
+
 def test_a_result_that_comes_while_suspended_is_kept() -> None:
     world = started()
     world.succeed()
