@@ -136,6 +136,10 @@ bench-cluster: images-load ## From apply to the first byte, and what the operato
 	$(PYTHON) bench/cluster_apply_to_first_byte.py
 	$(PYTHON) bench/cluster_operator_idle.py
 
+.PHONY: bench-scale
+bench-scale: .venv-operator/.ready cluster-up ## 1,000 DataFetches at once: API requests, pace, restart, memory; nobody else may use the cluster. COUNT=n
+	$(OPERATOR)/python bench/cluster_scale.py --count $(or $(COUNT),1000)
+
 .PHONY: bench-admission
 bench-admission: images-load ## What the webhook adds to the creation of a pod, by the API server's histogram
 	$(PYTHON) bench/cluster_admission.py
