@@ -1,13 +1,17 @@
 """The command: what it says and how it ends where it cannot serve."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from datafetch_operator.__main__ import _first, _leads
+from datafetch_operator.errors import LeadershipLostError, RefusedError
 from unit.operator.kubeconfig import write_kubeconfig
 
 
@@ -47,3 +51,41 @@ def test_a_cluster_that_does_not_answer_ends_it_with_code_1_and_one_line(tmp_pat
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert "127.0.0.1:9" in json.loads(line)["message"]
+
+
+class Waiting:
+    """An elector that never gets to lead, or gets an error."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+        self.was_cancelled = False
+
+    async def acquire(self) -> None:
+        if self._error is not None:
+            raise self._error
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.was_cancelled = True
+
+
+def test_a_replica_that_stands_by_ends_when_it_is_told_to() -> None:
+    elector = Waiting()
+
+    async def run() -> bool:
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        return await _leads(elector, asyncio.Event())  # type: ignore[arg-type] # the one method that is called
+
+    assert asyncio.run(run()) is False
+    assert elector.was_cancelled
+
+
+def test_a_replica_without_the_right_to_a_lease_does_not_stand_by_for_ever() -> None:
+    elector = Waiting(RefusedError(403, "Forbidden", "cannot get leases"))
+    with pytest.raises(RefusedError, match="cannot get leases"):
+        asyncio.run(_leads(elector, asyncio.Event()))  # type: ignore[arg-type] # as above
+
+
+def test_a_lost_lead_is_one_sentence_however_deep_it_was_noticed() -> None:
+    lost = LeadershipLostError("somebody else leads")
+    assert _first(BaseExceptionGroup("", [ExceptionGroup("", [lost])])) is lost
