@@ -147,7 +147,8 @@ def _show(kubectl: Kubectl, namespace: str) -> None:
     logs = ("logs", "--all-containers", "--tail=40", "--max-log-requests=60", "--prefix")
     print(kubectl.attempt(*logs, "--selector=datafetch.io/role", *there).stdout)
     for name in ("datafetch-operator", "datafetch-webhook"):
-        print(kubectl.attempt("logs", f"deployment/{name}", "--namespace", chart.NAMESPACE, "--tail=80").stdout)
+        where = ("--all-pods", "--namespace", chart.NAMESPACE, "--tail=80")
+        print(kubectl.attempt("logs", f"deployment/{name}", *where).stdout)
 
 
 def free_port(host: str) -> int:
