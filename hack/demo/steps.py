@@ -106,6 +106,6 @@ Look around:
   kubectl get datafetch --all-namespaces
   kubectl describe datafetch {place.FETCH} --namespace {place.NAMESPACE}
   kubectl get pvc,jobs,deployments,pods --namespace {place.NAMESPACE}
-  kubectl logs deployment/datafetch-operator --namespace {chart.NAMESPACE}
+  kubectl logs --selector=app.kubernetes.io/component=operator --namespace {chart.NAMESPACE}
 Remove it, with the cluster and the storage servers:
   make demo-clean"""
