@@ -88,6 +88,11 @@ crd: .venv-operator/.ready cluster-up ## The CRD against a real API server
 e2e: .venv-operator/.ready cluster-up images-load storage-servers ## The whole path on a real cluster
 	$(OPERATOR)/python -m pytest -n 3 tests/e2e
 
+.PHONY: chaos-cluster
+chaos-cluster: .venv-operator/.ready cluster-up images-load storage-servers ## Faults of the cluster, each ends with the right bytes; SEED=n replays; writes docs/reliability.md
+	$(OPERATOR)/python -m pytest -n 3 tests/e2e/faults --chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(TEST),-k $(TEST),--report docs/reliability.md)
+
 ##@ Cluster
 .PHONY: cluster-up
 cluster-up: ## A Kubernetes: kind where Docker runs, else one of processes; DATAFETCH_CLUSTER=existing takes KUBECONFIG's

@@ -37,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     load = commands.add_parser("load", help="bring image archives to the nodes")
     load.add_argument("archives", nargs="+", type=Path, metavar="ARCHIVE")
     load.set_defaults(run=_load)
+    restart = commands.add_parser("restart", help="restart one of Kubernetes' processes, for example kube-apiserver")
+    restart.add_argument("process", metavar="PROCESS")
+    restart.set_defaults(run=_restart)
+    kill = commands.add_parser("kill", help="SIGKILL a container by its id, as a node out of memory would")
+    kill.add_argument("container", metavar="CONTAINER_ID")
+    kill.set_defaults(run=_kill)
     commands.add_parser("kubeconfig", help="print the kubeconfig's path").set_defaults(run=_kubeconfig)
     commands.add_parser("host-ip", help="print this machine's address as pods see it").set_defaults(run=_host_ip)
     commands.add_parser("bin", help="print the folder of kubectl and helm").set_defaults(run=_bin)
@@ -71,6 +77,17 @@ def _load(cluster: Provider, arguments: argparse.Namespace) -> int:
     if missing := [str(path) for path in arguments.archives if not path.is_file()]:
         raise ClusterError(f"There is no {missing[0]}: build the images first, with `python3 hack/images build`.")
     cluster.load(arguments.archives)
+    return 0
+
+
+def _restart(cluster: Provider, arguments: argparse.Namespace) -> int:
+    with _alone():
+        cluster.restart(arguments.process)
+    return 0
+
+
+def _kill(cluster: Provider, arguments: argparse.Namespace) -> int:
+    cluster.kill_container(arguments.container)
     return 0
 
 

@@ -43,6 +43,16 @@ class Existing:
             raise ClusterError("Set DATAFETCH_HOST_IP to the address at which the cluster's pods reach this machine.")
         return address
 
+    def restart(self, process: str) -> None:
+        """Refuse: nothing of it was started here."""
+        raise ClusterError(
+            f"{process} was not started here, so it is not restarted: use a cluster of `make cluster-up`."
+        )
+
+    def kill_container(self, container: str) -> None:
+        """Refuse: its nodes are not ours."""
+        raise ClusterError(f"Container {container} is not on a node of ours: use a cluster of `make cluster-up`.")
+
     def is_healthy(self) -> bool:
         """Whether the API server answers."""
         kubectl = binaries.program("kubectl")

@@ -11,6 +11,8 @@ _NAME = "datafetch"
 _NODE = f"{_NAME}-control-plane"
 _CONFIG = paths.SOURCES.parent / "kind" / "kind.yaml"
 _VOLUMES_ON_NODE = "/var/local/datafetch"
+_FALL_SECONDS = 2.0
+_READY_SECONDS = 120.0
 
 
 class Kind:
@@ -60,6 +62,18 @@ class Kind:
         if not found:
             raise ClusterError("The network `kind` has no IPv4 gateway: see `docker network inspect kind`.")
         return str(found[0])
+
+    def restart(self, process: str) -> None:
+        """Kill it on kind's node, where kubelet or systemd starts it again."""
+        shell.run(engine(), "exec", _NODE, "pkill", "-KILL", "--exact", process)
+        processes.wait_until(lambda: not self.is_healthy(), _FALL_SECONDS)
+        if not processes.wait_until(self.is_healthy, _READY_SECONDS):
+            raise ClusterError(f"The cluster did not become ready after a restart of {process}.")
+
+    def kill_container(self, container: str) -> None:
+        """SIGKILL the first process of a container."""
+        task = ("ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL")
+        shell.run(engine(), "exec", _NODE, *task, container)
 
     def is_healthy(self) -> bool:
         """Tell whether the provisioner runs and the API server answers."""

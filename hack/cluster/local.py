@@ -32,6 +32,14 @@ _PROCESSES = (
     "provisioner",
 )
 _READY_SECONDS = 90
+_RESTARTABLE = {
+    "containerd": node.containerd,
+    "kube-apiserver": control_plane.apiserver,
+    "kube-controller-manager": control_plane.controller_manager,
+    "kube-scheduler": control_plane.scheduler,
+    "kubelet": node.kubelet,
+    "kube-proxy": node.kube_proxy,
+}
 
 
 class Local:
@@ -71,6 +79,18 @@ class Local:
     def host_ip(self) -> str:
         """Return the bridge's address."""
         return network.HOST_IP
+
+    def restart(self, process: str) -> None:
+        """End one of Kubernetes' own processes, start it again, and wait until the cluster can be used."""
+        if process not in _RESTARTABLE:
+            raise ClusterError(f"There is no process {process!r} to restart: say one of {', '.join(_RESTARTABLE)}.")
+        processes.stop([process])
+        processes.start(_RESTARTABLE[process]())
+        _await(f"the cluster after a restart of {process}", self.is_healthy, process)
+
+    def kill_container(self, container: str) -> None:
+        """SIGKILL the first process of a container."""
+        node.kill(container)
 
     def is_healthy(self) -> bool:
         """Every process runs, the node is Ready, and names are resolved."""

@@ -72,6 +72,11 @@ def load(image: Path) -> None:
         shell.run(*_CTR, "images", "import", layout)
 
 
+def kill(container: str) -> None:
+    """SIGKILL the first process of a container; with it goes its pid namespace, all that runs there."""
+    shell.run(*_CTR, "task", "kill", "--signal", "SIGKILL", container)
+
+
 def ctr_attempt(*arguments: str) -> bool:
     """Whether this `ctr` command succeeds."""
     return shell.attempt(*_CTR, *arguments).returncode == 0

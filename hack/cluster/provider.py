@@ -33,6 +33,12 @@ class Provider(Protocol):
     def host_ip(self) -> str:
         """Return the address at which its pods reach servers on this machine."""
 
+    def restart(self, process: str) -> None:
+        """End one of Kubernetes' own processes, start it again, and wait until the cluster can be used."""
+
+    def kill_container(self, container: str) -> None:
+        """SIGKILL the first process of a container, by its id, as no signal from inside can."""
+
     def is_healthy(self) -> bool:
         """Whether it can be used now."""
 
