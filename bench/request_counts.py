@@ -34,12 +34,17 @@ def samples(metrics: str, name: str) -> list[tuple[dict[str, str], float]]:
     return found
 
 
-def requests_of(metrics: str) -> Requests:
-    """Return the requests that the API server has answered. A watch counts when it is opened, not when it ends."""
+def requests_of(metrics: str, scope: str = "") -> Requests:
+    """Return the requests that the API server has answered. A watch counts when it is opened, not when it ends.
+
+    With a scope (`resource`, `namespace` or `cluster`), only those.
+    """
     found: Requests = Counter()
     for name in ("apiserver_request_total", "apiserver_longrunning_requests"):
         for labels, value in samples(metrics, name):
             verb, subresource = labels.get("verb", ""), labels.get("subresource", "")
+            if scope not in ("", labels.get("scope")):
+                continue
             if name == "apiserver_request_total" or verb == "WATCH":
                 resource = labels.get("resource", "") + (f"/{subresource}" if subresource else "")
                 found[Request(verb, resource)] += int(value)

@@ -28,6 +28,10 @@ def test_requests_are_counted_by_verb_and_resource_over_all_scopes_and_codes() -
     assert request_counts.requests_of(BEFORE)[Request("LIST", "jobs")] == 10
 
 
+def test_requests_in_one_namespace_are_told_from_those_for_the_whole_cluster() -> None:
+    assert request_counts.requests_of(BEFORE, "namespace")[Request("LIST", "jobs")] == 8
+
+
 def test_a_watch_counts_when_it_is_opened_and_not_again_when_it_ends() -> None:
     seen = request_counts.since(request_counts.requests_of(BEFORE), request_counts.requests_of(AFTER))
     assert seen == {Request("LIST", "jobs"): 1, Request("APPLY", "datafetches/status"): 40, Request("WATCH", "pods"): 1}
