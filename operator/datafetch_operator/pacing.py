@@ -24,8 +24,9 @@ class Pace:
         self._written: dict[Key, float] = {}
         self._consumers_written: dict[Key, float] = {}
         self._pods_read: dict[Key, int] = {}
-        self._room = float(_WRITES_PER_SECOND)
-        self._room_counted = clock()
+        self._room = 0.0
+        self._room_counted = clock() + _SECONDS_PER_FETCH - 1
+        """When room began to be counted; what a process before this one has written last may be of just now."""
 
     @property
     def interval(self) -> int:
@@ -40,7 +41,8 @@ class Pace:
     def is_due(self, key: Key) -> bool:
         """Return whether it is time for the fetch's progress; for one that was not written yet, whether there is room.
 
-        After a restart nothing is known of any fetch, and all of them ask within seconds.
+        After a restart nothing is known of any fetch: they wait until no write before it can be too near, and then come
+        one after the other.
         """
         last = self._written.get(key)
         if last is None:
@@ -80,6 +82,8 @@ class Pace:
     def _take_room(self) -> bool:
         """Return whether one more is within the writes of a second, and count it if so."""
         now = self._clock()
+        if now < self._room_counted:
+            return False
         self._room = min(_WRITES_PER_SECOND, self._room + (now - self._room_counted) * _WRITES_PER_SECOND)
         self._room_counted = now
         if self._room < 1:
