@@ -425,6 +425,17 @@ def test_a_listing_that_is_throttled_is_asked_for_again(s3: S3Place) -> None:
         assert len(proxy.traffic.exchanges) == 3
 
 
+@pytest.mark.parametrize("path", [".", "a"], ids=["a page", "one object"])
+def test_a_listing_waits_as_long_as_a_throttling_server_says(s3: S3Place, path: str) -> None:
+    """The SDK gives up after five tries of its own, which do not heed Retry-After."""
+    s3.fill({"a": DATA})
+    selection = [{"bucket": s3.bucket, "items": [{"path": path}]}]
+    with proxied(s3) as proxy, s3.source(endpoint_url=proxy.url, items=selection) as source:
+        proxy.faults.add(Fault(status=503, retry_after="1"), times=8, methods=("HEAD", "GET"))
+        assert sorted(by_path(source)) == ["a"]
+        assert len(proxy.traffic.exchanges) > 8
+
+
 @pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize("body", [b"<Error><Code>InternalError</Code></Error>", b"<ListBucketResult><Contents>"])
 def test_a_listing_that_is_no_whole_one_is_asked_for_again(body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Asking again: while a source is listed, where its SDK does not, and with credentials that were rotated meanwhile.
+"""Asking again: for listings, where an SDK does not or gives up too soon, and with credentials that were rotated.
 
 Ranges that break off are asked for again by the engine.
 """
@@ -16,6 +16,8 @@ from datafetch.errors import (
 from datafetch.pace import wait_before_retry
 
 _TRIES = 4
+_TRIES_THROTTLED = 10
+"""Of an SDK that has tried a few times itself, but not waited for as long as the server said."""
 _T = TypeVar("_T")
 
 
@@ -24,11 +26,25 @@ def with_retries(ask: Callable[[], _T], closed: threading.Event) -> _T:
 
     Raises InterruptedByRequestError where the source is closed meanwhile: a server may ask to wait for two minutes.
     """
-    for tries in range(1, _TRIES):
+    return _ask_again(ask, closed, _TRIES, lambda _: True)
+
+
+def while_throttled(ask: Callable[[], _T], closed: threading.Event) -> _T:
+    """Return what `ask` returns, asked again as long as the source asks for fewer requests, up to ten times.
+
+    Raises as `with_retries`.
+    """
+    return _ask_again(ask, closed, _TRIES_THROTTLED, lambda error: error.throttled)
+
+
+def _ask_again(
+    ask: Callable[[], _T], closed: threading.Event, most: int, is_worth_it: Callable[[SourceUnavailableError], bool]
+) -> _T:
+    for tries in range(1, most):
         try:
             return ask()
         except SourceUnavailableError as error:
-            wait = wait_before_retry(error, tries)
+            wait = wait_before_retry(error, tries) if is_worth_it(error) else None
             if wait is None:
                 raise
             if closed.wait(wait):

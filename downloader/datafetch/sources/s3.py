@@ -45,7 +45,7 @@ from datafetch.errors import (
 )
 from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
 from datafetch.sources.ranges import open_range, quote_key
-from datafetch.sources.retries import with_renewal
+from datafetch.sources.retries import while_throttled, with_renewal
 from datafetch.sources.s3_answers import entry_of, parse_page, promised_checksum
 from datafetch.sources.selection import present_state, select_in_buckets
 from datafetch.sources.sigv4 import Signer
@@ -79,6 +79,7 @@ _THROTTLED = frozenset({"SlowDown", "Throttling", "ThrottlingException", "Reques
 _WRONG_REGION = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
+_NEXT_TOKEN = "NextContinuationToken"  # noqa: S105 - a place in a listing
 _LISTED = "DataFetchEntries"
 """Under this name our reading of a listing's page stands in botocore's."""
 
@@ -138,6 +139,7 @@ class S3Source:
         self._credentials: Any = None
         self._known_keys: ReadOnlyCredentials | None = None
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._transport = Transport(
             stall_timeout=stall_timeout,
             secrets=self._secrets,
@@ -203,7 +205,8 @@ class S3Source:
         return present_state(entry, self._find(*self._split_key(entry.key)))
 
     def close(self) -> None:
-        """Release connections."""
+        """Release connections, and stop waiting to ask again."""
+        self._closed.set()
         self._transport.close()
         self._client.close()
 
@@ -273,6 +276,9 @@ class S3Source:
             return self._credentials
 
     def _find(self, bucket: str, key: str) -> Entry | None:
+        return while_throttled(partial(self._find_once, bucket, key), self._closed)
+
+    def _find_once(self, bucket: str, key: str) -> Entry | None:
         try:
             found = self._client.head_object(Bucket=bucket, Key=key)
         except (BotoCoreError, ClientError) as error:
@@ -300,12 +306,19 @@ class S3Source:
             raise self._from_sdk(refused, f"{key!r} in bucket {bucket!r}") from None
 
     def _scan(self, bucket: str, prefix: str) -> Iterator[Entry]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        following: dict[str, str] | None = {}
+        while following is not None:
+            page = while_throttled(partial(self._list_page, bucket, prefix, following), self._closed)
+            yield from page[_LISTED]
+            token = page.get(_NEXT_TOKEN)
+            following = {"ContinuationToken": token} if token else None
+
+    def _list_page(self, bucket: str, prefix: str, following: Mapping[str, str]) -> dict[str, Any]:
         try:
-            for page in pages:
-                yield from page[_LISTED]
+            page: dict[str, Any] = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, **following)
         except (BotoCoreError, ClientError) as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
+        return page
 
     def _resolve(self, bucket: str) -> _Place:
         """Return where a bucket is that this process has not listed: signing any request for it tells."""
@@ -503,7 +516,7 @@ def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str
     customized_response_dict[_LISTED] = page.entries
     customized_response_dict["IsTruncated"] = page.next_token is not None
     if page.next_token is not None:
-        customized_response_dict["NextContinuationToken"] = page.next_token
+        customized_response_dict[_NEXT_TOKEN] = page.next_token
 
 
 def _status(error: ClientError) -> int:
