@@ -15,9 +15,9 @@ import kopf
 
 from datafetch_api import GROUP, PLURAL, VERSION
 from datafetch_operator.consumers import Consumer, index_entries, read_consumer, read_fetch_state
-from datafetch_operator.observation import Claimant, Key, read_claimant
+from datafetch_operator.observation import Claimant, Job, Key, Pod, read_claimant, read_job, read_pod
 from datafetch_operator.reconcile import Reconciler
-from datafetch_operator.render.labels import OURS, ROLE_LABEL, UID_LABEL
+from datafetch_operator.render.labels import DOWNLOAD_ROLE, OURS, ROLE_LABEL, UID_LABEL
 
 _PAGE = 500
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -44,10 +44,13 @@ def register(reconciler: Reconciler) -> kopf.OperatorRegistry:
     kopf.index(GROUP, VERSION, PLURAL, id="claimants", registry=registry)(_index_claimant)
     kopf.index(GROUP, VERSION, PLURAL, id="keys", registry=registry)(_index_key)
     kopf.index("", "v1", "pods", id="consumers", registry=registry)(_index_consumer)
+    kopf.index("batch", "v1", "jobs", id="jobs", registry=registry)(_index_job)
+    kopf.index("", "v1", "pods", id="downloads", registry=registry)(_index_download)
 
     @kopf.on.startup(registry=registry)
     async def operator_started(**indices: Any) -> None:  # noqa: ANN401 - kopf's
         reconciler.use_indices(indices["claimants"], indices["consumers"])
+        reconciler.use_work(indices["jobs"], indices["downloads"])
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def fetch_changed(type: str | None, body: kopf.Body, **indices: Any) -> None:  # noqa: A002, ANN401 - kopf's
@@ -100,6 +103,14 @@ async def _index_key(namespace: str | None, name: str, uid: str, **_: Any) -> di
 
 async def _index_consumer(body: kopf.Body, **_: Any) -> dict[Key, Consumer]:  # noqa: ANN401 - kopf's
     return index_entries(read_consumer(body))
+
+
+async def _index_job(body: kopf.Body, labels: Mapping[str, str], **_: Any) -> dict[str, Job]:  # noqa: ANN401 - kopf's
+    return {labels.get(UID_LABEL, ""): read_job(body)}
+
+
+async def _index_download(body: kopf.Body, labels: Mapping[str, str], **_: Any) -> dict[str, Pod]:  # noqa: ANN401 - kopf's
+    return {labels.get(UID_LABEL, ""): read_pod(body)} if labels.get(ROLE_LABEL) == DOWNLOAD_ROLE else {}
 
 
 def _login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's

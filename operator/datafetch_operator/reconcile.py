@@ -24,7 +24,7 @@ from datafetch_operator.consumers import summarize
 from datafetch_operator.control_loop import ControlLoop
 from datafetch_operator.errors import Action, ActionRefusedError, ApiError, RefusedError
 from datafetch_operator.lifecycle import Decision, decide, needs_mounts, sooner
-from datafetch_operator.observation import Claimant, Key, Observation
+from datafetch_operator.observation import Claimant, Job, Key, Observation, Pod
 from datafetch_operator.pacing import Pace
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.claim import render_claim
@@ -56,6 +56,10 @@ class Reconciler:
         self._pace = Pace()
         self._claimants: Claimants = {}
         self._own_writes: dict[Key, str] = {}
+        self._jobs: Mapping[str, Iterable[Job]] | None = None
+        self._pods: Mapping[str, Iterable[Pod]] = {}
+        self._doubted: set[Key] = set()
+        """What is to be looked at in the cluster itself: events may have been lost."""
 
     # --- what the watcher says ---
 
@@ -74,6 +78,10 @@ class Reconciler:
         """Take the indices of who wants what and which pods ask for what; the watcher keeps them up to date."""
         self._claimants = claimants
         self.consumers.use_index(consumers)
+
+    def use_work(self, jobs: Mapping[str, Iterable[Job]], pods: Mapping[str, Iterable[Pod]]) -> None:
+        """Take the indices of Jobs and their pods, by the uid of the DataFetch; the watcher keeps them up to date."""
+        self._jobs, self._pods = jobs, pods
 
     # --- the loop ---
 
@@ -94,6 +102,7 @@ class Reconciler:
             await asyncio.sleep(self._settings.resync_seconds)
             for claimants in list(self._claimants.values()):
                 for claimant in claimants:
+                    self._doubted.add(claimant.key)
                     self._loop.add(claimant.key)
 
     def _consumers_due(self, key: Key) -> None:
@@ -107,8 +116,14 @@ class Reconciler:
         fetch = await self._read(key)
         if fetch is None:
             return None
-        seen = await self._observe(fetch, refusals)
+        from_index = self._jobs is not None and key not in self._doubted
+        seen = await self._observe(fetch, refusals, from_index=from_index)
         decision = decide(seen)
+        if from_index and not _leaves_all_as_it_is(fetch.status, decision):
+            # An index may be behind. Nothing is done, nor said but progress, because of what was not looked at itself.
+            seen = await self._look(seen, from_index=False)
+            decision = decide(seen)
+        self._doubted.discard(key)
         if fetch.spec.target is not None and needs_mounts(seen, decision):
             claim = fetch.spec.target.persistent_volume_claim.claim_name
             seen = replace(seen, mounts=await self._cluster.list_mounts(key.namespace, claim))
@@ -134,7 +149,7 @@ class Reconciler:
             await self._write(metadata, status, new)
             return None
 
-    async def _observe(self, fetch: DataFetch, refusals: Mapping[Action, str]) -> Observation:
+    async def _observe(self, fetch: DataFetch, refusals: Mapping[Action, str], *, from_index: bool) -> Observation:
         """Read all that one decision is made from."""
         metadata, target = fetch.metadata, fetch.spec.target
         seen = Observation(now=_now(), fetch=fetch, refusals=refusals, progress_interval=self._pace.interval)
@@ -145,10 +160,20 @@ class Reconciler:
             return seen
         name = target.persistent_volume_claim.claim_name
         claim = await self._cluster.read_claim(metadata.namespace, name)
-        jobs = await self._cluster.list_jobs(metadata.namespace, metadata.uid)
-        pods = await self._cluster.list_pods(metadata.namespace, metadata.uid) if jobs else ()
         claimants = tuple(self._claimants.get((metadata.namespace, name), ()))
-        return await self._listen(replace(seen, claim=claim, jobs=jobs, pods=pods, claimants=claimants))
+        seen = replace(seen, claim=claim, claimants=claimants)
+        return await self._listen(await self._look(seen, from_index=from_index))
+
+    async def _look(self, seen: Observation, *, from_index: bool) -> Observation:
+        """Add Jobs and pods: those that the watcher knows, or those that are there now."""
+        namespace, uid = seen.fetch.metadata.namespace, seen.fetch.metadata.uid
+        if seen.fetch.metadata.deletion_timestamp is not None or seen.fetch.spec.target is None:
+            return seen
+        if from_index and self._jobs is not None:
+            pods = sorted(self._pods.get(uid, ()), key=lambda pod: (pod.created, pod.name))
+            return replace(seen, jobs=tuple(self._jobs.get(uid, ())), pods=tuple(pods))
+        jobs = await self._cluster.list_jobs(namespace, uid)
+        return replace(seen, jobs=jobs, pods=await self._cluster.list_pods(namespace, uid) if jobs else ())
 
     async def _ask_consumers(self, fetch: DataFetch) -> ConsumersStatus | None:
         """Return the pods that ask for the data; of a recipe, how far each one that is shown has come."""
@@ -275,6 +300,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._own_writes.pop(key, None)
+        self._doubted.discard(key)
         timer = self._soon.pop(key, None)
         if timer is not None:
             timer.cancel()
@@ -293,6 +319,14 @@ async def _or_refused(action: Action, call: Awaitable[None]) -> None:
         await call
     except RefusedError as error:
         raise ActionRefusedError(action, error.message) from error
+
+
+def _leaves_all_as_it_is(old: DataFetchStatus, decision: Decision) -> bool:
+    """Return whether the decision does nothing but, perhaps, to write how far the download and the consumers are."""
+    if decision.remove or decision.create_claim or decision.start is not None or decision.grow_claim is not None:
+        return False
+    new = decision.status
+    return new is None or new.model_copy(update={"progress": old.progress, "consumers": old.consumers}) == old
 
 
 def _count(old: DataFetchStatus, new: DataFetchStatus) -> None:

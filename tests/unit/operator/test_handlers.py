@@ -29,6 +29,9 @@ class Listener:
     def use_indices(self, claimants: Any, consumers: Any) -> None:
         self.indices = (claimants, consumers)
 
+    def use_work(self, jobs: Any, pods: Any) -> None:
+        self.work = (jobs, pods)
+
     def notice_pod(self, pod: ConsumerPod, *, deleted: bool) -> tuple[Key, ...]:
         self.pods.append((pod.key.name, deleted))
         return tuple(Key(pod.key.namespace, name) for name in pod.fetches)
@@ -51,6 +54,8 @@ INDICES: dict[str, Any] = {
     "claimants": {("team", "data"): [_claimant(FIRST), _claimant(SECOND)]},
     "keys": {"uid-first": [FIRST]},
     "consumers": {},
+    "jobs": {},
+    "downloads": {},
 }
 
 

@@ -22,6 +22,7 @@ from unit.operator.world import (
     NAMESPACE,
     SETTINGS,
     START,
+    UID,
     bound_claim,
     made_claim,
     one_node_claim,
@@ -66,6 +67,7 @@ class FakeCluster:
         return self.claim
 
     async def list_jobs(self, _: str, __: str) -> tuple[Job, ...]:
+        self._call("list_jobs")
         return tuple(self.jobs.values())
 
     async def list_pods(self, _: str, __: str) -> tuple[Pod, ...]:
@@ -312,6 +314,43 @@ def test_a_first_fetch_asks_nobody_about_pruning() -> None:
 
 
 # --- the pods that ask for the data ----------------------------------------------------------------------------------
+
+
+def _running_download() -> FakeCluster:
+    """Return a cluster with a download that runs, whose progress is known and in whose log there is more."""
+    cluster = FakeCluster(resource(), bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs))
+    (name,) = cluster.jobs
+    cluster.pods = (Pod("p", "u", name, "Running", START),)
+    _play(cluster, lambda: "read_log" in cluster.calls)
+    cluster.calls.clear()
+    cluster.log = to_line(some_progress(completed=400)) + "\n"
+    return cluster
+
+
+def _indexed(cluster: FakeCluster, jobs: tuple[Job, ...], pods: tuple[Pod, ...], until: Callable[[], bool]) -> None:
+    """Let a reconciler look at the key with what the watcher knows of the work."""
+
+    async def play(reconciler: Reconciler) -> None:
+        reconciler.use_indices({}, {})
+        reconciler.use_work({UID: jobs}, {UID: pods})
+        reconciler.notice(KEY)
+        await _until(until)
+
+    _play_pods(cluster, play)
+
+
+def test_what_the_watcher_knows_is_not_listed_again_where_nothing_but_progress_is_new() -> None:
+    cluster = _running_download()
+    _indexed(cluster, tuple(cluster.jobs.values()), cluster.pods, lambda: "apply_status" in cluster.calls)
+    assert "list_jobs" not in cluster.calls
+    assert cluster.writes == ["apply_status"]
+
+
+def test_a_watcher_that_is_behind_causes_a_look_and_no_action() -> None:
+    cluster = _running_download()
+    _indexed(cluster, (), (), lambda: "list_jobs" in cluster.calls)
+    assert "create_job" not in cluster.writes
 
 
 def _recipe() -> dict[str, Any]:
