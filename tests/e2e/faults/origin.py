@@ -32,8 +32,12 @@ class Origin:
         """Start it, and give it a name in the cluster."""
         (state / "s3").mkdir()
         made = cls(state, host, port, storage.publish(kubectl, "s3", host, port, namespace))
-        made.start()
-        fill.S3(f"http://{host}:{port}").create(BUCKET)
+        try:
+            made.start()
+            fill.S3(f"http://{host}:{port}").create(BUCKET)
+        except BaseException:
+            made.stop()
+            raise
         return made
 
     def start(self, access_key: str = servers.S3_ACCESS_KEY, secret_key: str = servers.S3_SECRET_KEY) -> None:
