@@ -95,8 +95,7 @@ def test_a_source_that_is_gone_for_good_fails_with_a_sentence_and_publishes_noth
 @pytest.mark.scenario("Source throttles: 503 with Retry-After")
 def test_a_source_that_says_when_to_come_back_is_asked_again_then(tenant: Tenant, bucket: Bucket) -> None:
     content = put_slow(bucket, SIZE, seconds=2)
-    # Objects only: what a listing does about it is botocore's.
-    bucket.proxy.faults.add(Fault(status=503, retry_after="3"), times=20, path=f"/{bucket.name}/?*")
+    bucket.proxy.faults.add(Fault(status=503, retry_after="3"), times=20)
     tenant.claim("data")
     with watching(tenant, "model") as seen:
         tenant.fetch("model", bucket.source())
