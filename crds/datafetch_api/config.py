@@ -8,189 +8,28 @@ for each key of a mounted Secret. Relative paths are relative to the working dir
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-Match = Literal["object", "prefix", "auto"]
-
-
-class ConfigModel(BaseModel):
-    """A model of the config file: snake_case keys, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Selection(ConfigModel):
-    """Which objects to take, and where to put them.
-
-    With `glob`, `include` or `exclude`, an object lands at `target_path` plus its key relative to `path`; without,
-    `path` is one object and `target_path` is the file. `path: .` is the root of the bucket.
-    """
-
-    path: Text = "."
-    """Key of one object, or the prefix that globs are relative to."""
-    glob: Text | None = None
-    """Glob of the objects to take; `**` crosses slashes and also matches none, `*` does not cross."""
-    include: tuple[Text, ...] = ()
-    """More globs, any of which takes an object."""
-    exclude: tuple[Text, ...] = ()
-    """Globs that leave an object out, whatever took it."""
-    target_path: Text = "."
-    """Where it goes, relative to the root of the download. Where it ends at a slash, one object lands in it under its
-    own name."""
-    match: Match | None = None
-    """What `path` is: one object, a prefix, or `auto`: the object, and if there is none, the prefix.
-    Default: a prefix where there are globs or `path` is `.` or ends at a slash, else an object."""
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """The globs that take objects; empty means all."""
-        return (*((self.glob,) if self.glob else ()), *self.include)
-
-    @property
-    def effective_match(self) -> Match:
-        """What `path` is, decided."""
-        if self.match is not None:
-            return self.match
-        if self.patterns or self.exclude or self.path == "." or self.path.endswith("/"):
-            return "prefix"
-        return "object"
-
-    @property
-    def prefix(self) -> str:
-        """`path` as a prefix: empty for the root, else ending at a slash."""
-        path = "" if self.path == "." else self.path.removeprefix("./")
-        return path if not path or path.endswith("/") else path + "/"
-
-
-class Item(ConfigModel):
-    """What every download item has."""
-
-    name: Text
-    """Name of the task, for logs, errors and the result."""
-    credentials_dir: Text | None = None
-    """Directory with one file for each credential, as a mounted Secret has."""
-
-
-class BucketItems(ConfigModel):
-    """Objects of one bucket."""
-
-    bucket: Text
-    items: Annotated[tuple[Selection, ...], Field(min_length=1)]
-
-
-class ContainerItems(ConfigModel):
-    """Blobs of one container."""
-
-    container: Text
-    items: Annotated[tuple[Selection, ...], Field(min_length=1)]
-
-
-class S3Item(Item):
-    """Objects on S3 or a compatible server. Without keys, the SDK's own credential chain is used."""
-
-    type: Literal["s3"]
-    items: Annotated[tuple[BucketItems, ...], Field(min_length=1)]
-    endpoint_url: Text | None = None
-    endpoint_url_file: Text | None = None
-    access_key_id_file: Text | None = None
-    secret_key_file: Text | None = None
-    session_token_file: Text | None = None
-    region: Text | None = None
-    addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    anonymous: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "S3Item":
-        if self.endpoint_url and self.endpoint_url_file:
-            raise ValueError("give endpoint_url or endpoint_url_file, not both")
-        if bool(self.access_key_id_file) != bool(self.secret_key_file):
-            raise ValueError("access_key_id_file and secret_key_file belong together; give both or neither")
-        return self
-
-
-class GCSItem(Item):
-    """Objects on Google Cloud Storage. Without credentials, application default credentials are used."""
-
-    type: Literal["gcs"]
-    items: Annotated[tuple[BucketItems, ...], Field(min_length=1)]
-    project: Text | None = None
-    application_credentials_path: Text | None = None
-    """Service account file. (`application_credentials_file` is the same.)"""
-    application_credentials_file: Text | None = None
-    endpoint_url: Text | None = None
-    anonymous: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "GCSItem":
-        if self.application_credentials_path and self.application_credentials_file:
-            raise ValueError("give application_credentials_path or application_credentials_file, not both")
-        return self
-
-
-class AzureBlobItem(Item):
-    """Blobs on Azure Blob Storage."""
-
-    type: Literal["azure-blob"]
-    items: Annotated[tuple[ContainerItems, ...], Field(min_length=1)]
-    connection_string_file: Text | None = None
-    account: Text | None = None
-    endpoint_url: Text | None = None
-    account_key_file: Text | None = None
-    sas_token_file: Text | None = None
-    anonymous: bool = False
-
-
-class HuggingFaceItem(Item):
-    """Files of one repository on the Hugging Face Hub, at one commit."""
-
-    type: Literal["hf"]
-    repo_id: Text
-    repo_type: Literal["model", "dataset", "space"] = "model"
-    revision: Text = "main"
-    files: tuple[Text, ...] | None = None
-    """Files or globs to take. Default: the whole repository."""
-    exclude: tuple[Text, ...] = ()
-    """Globs to leave out."""
-    path: Text = "."
-    """Directory, or one file, of the repository that globs are relative to."""
-    match: Match | None = None
-    target_path: Text | None = None
-    """Where it goes, relative to the root of the download. Default: the repo_id."""
-    token_file: Text | None = None
-    endpoint_url: Text | None = None
-
-    @property
-    def selection(self) -> Selection:
-        """The same choice in the terms of the object stores."""
-        return Selection(
-            path=self.path,
-            include=self.files or (),
-            exclude=self.exclude,
-            target_path=self.target_path or self.repo_id,
-            match=self.match,
-        )
-
-
-class HttpFile(ConfigModel):
-    """One file at a URL."""
-
-    url: Text
-    target_path: Text | None = None
-    """The file's path. Default, and where it ends at a slash: the last segment of the URL's path."""
-
-
-class HttpItem(Item):
-    """Files at HTTP or HTTPS URLs."""
-
-    type: Literal["http"]
-    items: Annotated[tuple[HttpFile, ...], Field(min_length=1)]
-    username_file: Text | None = None
-    password_file: Text | None = None
-    token_file: Text | None = None
-
-
-DownloadItem = Annotated[S3Item | GCSItem | AzureBlobItem | HuggingFaceItem | HttpItem, Field(discriminator="type")]
+from datafetch_api.items import (
+    AzureBlobItem,
+    BucketItems,
+    ConfigModel,
+    ContainerItems,
+    DownloadItem,
+    GCSItem,
+    GitItem,
+    HttpFile,
+    HttpIndex,
+    HttpItem,
+    HuggingFaceItem,
+    Item,
+    LakeFSItem,
+    Match,
+    S3Item,
+    Selection,
+    Text,
+    Unpack,
+)
 
 
 class Managed(ConfigModel):
@@ -246,3 +85,27 @@ class DownloadConfig(ConfigModel):
         if twice:
             raise ValueError(f"two download_items are named {twice[0]!r}; give each a name of its own")
         return self
+
+
+__all__ = [
+    "AzureBlobItem",
+    "BucketItems",
+    "ConfigModel",
+    "ContainerItems",
+    "DownloadConfig",
+    "DownloadItem",
+    "GCSItem",
+    "GitItem",
+    "HttpFile",
+    "HttpIndex",
+    "HttpItem",
+    "HuggingFaceItem",
+    "Item",
+    "LakeFSItem",
+    "Managed",
+    "Match",
+    "S3Item",
+    "Selection",
+    "TransferSettings",
+    "Unpack",
+]

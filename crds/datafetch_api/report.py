@@ -53,6 +53,16 @@ class Counters(_Report):
     completed_files: Count = 0
 
 
+class SourceProgress(_Report):
+    """How far one source is."""
+
+    name: str
+    state: Literal["Pending", "Listing", "Fetching", "Complete"]
+    completed_bytes: Count = 0
+    total_bytes: Count | None = None
+    """Absent until its listing has ended."""
+
+
 class Progress(Counters):
     """One line of JSON in the log: at most one a second, at least one every ten."""
 
@@ -64,6 +74,7 @@ class Progress(Counters):
     """When a byte arrived last."""
     message: str | None = None
     """Why it waits, where it does; for people."""
+    sources: tuple[SourceProgress, ...] = ()
 
     @property
     def percent(self) -> int | None:

@@ -16,8 +16,15 @@ if TYPE_CHECKING:  # the models cost every run of a config some 80 ms, for two a
     from datafetch_api.resource import Source
 
 VERSION = "v1"
-_CREDENTIALS = {"secretRef", "anonymous"}
-_ITEM_CREDENTIALS = {"credentials_dir", "application_credentials_path", "anonymous"}
+_CREDENTIALS = {"secretRef", "anonymous", "profile", "caBundle", "requesterPays", "userProject"}
+_ITEM_CREDENTIALS = {
+    "credentials_dir",
+    "application_credentials_path",
+    "anonymous",
+    "profile",
+    "requester_pays",
+    "user_project",
+}
 
 
 def spec_hash(sources: Sequence[Source]) -> str:

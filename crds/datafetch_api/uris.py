@@ -6,21 +6,22 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 Match = Literal["object", "prefix", "auto"]
-SCHEMES = ("s3", "gs", "az", "hf", "http", "https")
+SCHEMES = ("s3", "gs", "az", "hf", "lakefs", "git+https", "http", "https")
+_MORE_SCHEMES = ("git+http", "git+ssh")
 _REPO_TYPES = {"datasets": "dataset", "spaces": "space"}
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a URI points: `container` is the bucket, container, repository or, for http, the whole URL."""
+    """Where a URI points: `container` is the bucket, container, repository or, for git and http, the whole URL."""
 
-    scheme: Literal["s3", "gs", "az", "hf", "http"]
+    scheme: Literal["s3", "gs", "az", "hf", "lakefs", "git", "http"]
     container: str
     path: str = ""
     """Key or prefix; empty for the root."""
     match: Match = "prefix"
     revision: str = "main"
-    """hf only."""
+    """hf, lakefs and git only."""
     repo_type: Literal["model", "dataset", "space"] = "model"
     """hf only."""
 
@@ -32,12 +33,16 @@ def parse_uri(uri: str) -> Location:
     Raises ValueError with a sentence for people.
     """
     scheme, separator, rest = uri.partition("://")
-    if not separator or scheme not in SCHEMES:
+    if not separator or scheme not in (*SCHEMES, *_MORE_SCHEMES):
         raise ValueError(f"{redact_uri(uri)!r} is not a source; write {', '.join(s + '://...' for s in SCHEMES)}")
     if scheme in ("http", "https"):
         return _parse_http(uri)
     if scheme == "hf":
         return _parse_hub(rest, uri)
+    if scheme == "lakefs":
+        return _parse_lake(rest, uri)
+    if scheme.startswith("git+"):
+        return _parse_git(uri)
     container, _, path = rest.partition("/")
     if "@" in container:
         raise _holds_credentials(uri)
@@ -91,6 +96,27 @@ def _parse_http(uri: str) -> Location:
     if parts.username or parts.password:
         raise _holds_credentials(uri)
     return Location("http", uri, "", "object")
+
+
+def _parse_lake(rest: str, uri: str) -> Location:
+    match = re.fullmatch(r"([a-z0-9][a-z0-9-]{2,62})/([^/@\s]+(?:@[^/@\s]*)?)(?:/(.*))?", rest)
+    if match is None:
+        raise ValueError(f"{redact_uri(uri)!r} names no repository and ref; write lakefs://REPOSITORY/REF[/PATH]")
+    path = match[3] or ""
+    return Location("lakefs", match[1], path, _match(path), unquote(match[2]))
+
+
+def _parse_git(uri: str) -> Location:
+    """Return the repository, and after `@` in its path the revision, after `#` the directory or file."""
+    address, _, path = uri.removeprefix("git+").partition("#")
+    parts = urlsplit(address)
+    if not parts.hostname or not parts.path.strip("/"):
+        raise ValueError(f"{redact_uri(uri)!r} names no repository; write git+https://HOST/PATH[@REVISION][#DIRECTORY]")
+    if parts.password or (parts.username and parts.scheme != "ssh"):
+        raise _holds_credentials(uri)
+    repository, _, revision = parts.path.partition("@")
+    url = f"{parts.scheme}://{parts.netloc}{repository}"
+    return Location("git", url, unquote(path), _match(path), unquote(revision) or "HEAD")
 
 
 def _parse_hub(rest: str, uri: str) -> Location:

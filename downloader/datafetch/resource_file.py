@@ -27,6 +27,8 @@ _CHAINS = {
     "gcs": "application default credentials",
     "azure-blob": "environment",
     "hf": "HF_TOKEN, or the token of `hf auth login`",
+    "lakefs": "LAKECTL_ environment variables, ~/.lakectl.yaml",
+    "git": "none",
     "http": "none",
 }
 """Where credentials come from without a Secret, by the type of the item."""
@@ -118,14 +120,14 @@ def _item(document: Document, path: Path, source: Source, secrets_dir: str | Non
             source.secret_ref.name,
             _CHAINS[item.type],
         )
-    elif item.type != "http":
+    elif item.type not in ("git", "http"):
         logger.info("source %r: credentials from the SDK's own chain (%s)", source.name, _CHAINS[item.type])
     return item
 
 
 def _warn_of_cluster_names(item: DownloadItem) -> None:
     """Say beforehand why a Service's name is not found here."""
-    url = item.items[0].url if item.type == "http" else item.endpoint_url
+    url = _server(item)
     host = urlsplit(url).hostname if url else None
     if host and host.endswith(_CLUSTER_SUFFIXES):
         logger.warning(
@@ -134,6 +136,12 @@ def _warn_of_cluster_names(item: DownloadItem) -> None:
             item.name,
             host,
         )
+
+
+def _server(item: DownloadItem) -> str | None:
+    if item.type == "http":
+        return item.index.url if item.index else item.items[0].url
+    return item.url if item.type == "git" else item.endpoint_url
 
 
 def _credentials_dir(document: Document, path: Path, source: Source, secrets_dir: str | None) -> str | None:

@@ -13,10 +13,10 @@ HUB: Spec = {"name": "weights", "huggingFace": {"repo": "TinyLlama/TinyLlama-1.1
 CREATE: Spec = {"size": "10Gi", "storageClassName": "fast"}
 CLAIM: Spec = {"persistentVolumeClaim": {"claimName": "data", "create": CREATE}}
 
-ONE_PROVIDER = "exactly one of s3, gcs, azureBlob, huggingFace, http, uri must be set"
+ONE_PROVIDER = "exactly one of s3, gcs, azureBlob, huggingFace, lakeFS, git, http, uri must be set"
 KEY_OR_PREFIX = "give either key or prefix, not both"
 SAFE_PATH = "must be a relative path without empty, '.', '..' or '.datafetch' segments"
-ONE_FILE = "an HTTP source is one file: include and exclude cannot choose from it"
+ONE_FILE = "one HTTP URL is one file: include and exclude cannot choose from it"
 NO_USER_INFO = "must not hold a user or password; put them into a Secret and name it in secretRef"
 
 
@@ -88,6 +88,36 @@ ROWS = [
     Row("key and prefix of the hub", source(huggingFace={"repo": "o/n", "key": "k", "prefix": "p/"}), KEY_OR_PREFIX),
     Row("http with globs", source(http={"url": "https://host/f"}, include=["*"]), ONE_FILE),
     Row("http uri with globs", source(uri="https://host/f", exclude=["*"]), ONE_FILE),
+    Row("several http files with globs", source(http={"files": [{"url": "https://host/f"}]}, include=["*"])),
+    Row(
+        "a url and an index", source(http={"url": "https://h/f", "index": {"url": "https://h/i"}}), "exactly one of url"
+    ),
+    Row("an empty http source", source(http={}), "exactly one of url, files, index must be set"),
+    Row("a sha256 of several files", source(http={"files": [{"url": "https://h/f"}], "sha256": "0" * 64}), "needs url"),
+    Row("256 files", source(http={"files": [{"url": f"https://h/{i}", "sha256": "0" * 64} for i in range(256)]})),
+    Row("key and prefix of lakeFS", source(lakeFS={"repository": "rep", "key": "k", "prefix": "p/"}), KEY_OR_PREFIX),
+    Row("key and prefix of git", source(git={"url": "https://h/r", "key": "k", "prefix": "p/"}), KEY_OR_PREFIX),
+    Row("a lakeFS ref that is a path", source(lakeFS={"repository": "rep", "ref": "a/b"}), "should match", True),
+    Row("git over ssh", source(git={"url": "git@host.example:group/repo.git", "revision": "v1"})),
+    Row(
+        "a git revision that is an option", source(git={"url": "https://h/r", "revision": "--x"}), "should match", True
+    ),
+    Row("a git password in a url", source(git={"url": "https://u:p@h/r"}), "should match", True),
+    Row("a git uri over ssh", source(uri="git+ssh://git@host/group/repo.git@main")),
+    Row("a git uri with a password", source(uri="git+ssh://git:secret@host/group/repo.git"), NO_USER_INFO),
+    Row("a lakeFS uri", source(uri="lakefs://repo/main/p/")),
+    Row("a version of a prefix", source(s3={"bucket": "b", "prefix": "p/", "versionId": "v"}), "versionId is of one"),
+    Row("a generation of a prefix", source(gcs={"bucket": "b", "generation": 3}), "generation is of one object"),
+    Row("a snapshot of a container", source(azureBlob={"container": "c", "snapshot": "s"}), "snapshot is of one"),
+    Row(
+        "a version and a snapshot",
+        source(azureBlob={"container": "c", "key": "k", "snapshot": "s", "versionId": "v"}),
+        "either versionId or snapshot",
+    ),
+    Row("limits without unpack", source(uri="s3://b/p/", unpackLimits={"maxFiles": 3}), "need unpack: true"),
+    Row("keep without unpack", source(uri="s3://b/p/", keepArchive=False), "need unpack: true"),
+    Row("unpack with limits", source(uri="s3://b/p/", unpack=True, keepArchive=True, unpackLimits={"maxBytes": "1Gi"})),
+    Row("a CA bundle", source(uri="s3://b/p/", caBundle={"configMapName": "ca"})),
     Row("s3 uri with globs", source(uri="s3://b/p/", include=["*.json"], exclude=["a*"])),
     Row("user and password in a uri", source(uri="https://user:secret@host/f"), NO_USER_INFO),
     Row("user and password in an s3 uri", source(uri="s3://key:secret@bucket/p/"), NO_USER_INFO),
@@ -177,7 +207,15 @@ ROWS = [
     Row("a schedule of six fields", {**sources(S3), "refresh": {"schedule": "0 0 3 * * *"}}, "must be minute, hour"),
     Row("a schedule of two lines", {**sources(S3), "refresh": {"schedule": "0 3 * * *\n"}}, "must be minute, hour"),
     Row("an unknown name", {**sources(S3), "refresh": {"schedule": "@reboot"}}, "must be minute, hour"),
-    Row("a time zone alone", {**sources(S3), "refresh": {"timeZone": "UTC"}}, "timeZone needs a schedule"),
+    Row(
+        "a time zone alone",
+        {**sources(S3), "refresh": {"timeZone": "UTC"}},
+        "timeZone needs a schedule or a driftCheck",
+    ),
+    Row(
+        "a drift check in a time zone",
+        {**sources(S3), "refresh": {"driftCheck": {"schedule": "@hourly"}, "timeZone": "Europe/Helsinki"}},
+    ),
     Row(
         "a time zone that is a path",
         {**sources(S3), "refresh": {"schedule": "@daily", "timeZone": "../UTC"}},

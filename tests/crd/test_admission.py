@@ -39,8 +39,22 @@ def test_the_server_fills_in_the_defaults(fetches: Fetches) -> None:
     )
     assert spec["spec"] == {
         "sources": [
-            {**S3, "s3": {"bucket": "training", "addressingStyle": "Auto", "anonymous": False}},
-            {**HUB, "huggingFace": {**HUB["huggingFace"], "repoType": "Model", "revision": "main"}},
+            {
+                **S3,
+                "s3": {"bucket": "training", "addressingStyle": "Auto", "anonymous": False, "requesterPays": False},
+                "unpack": False,
+            },
+            {
+                **HUB,
+                "huggingFace": {
+                    **HUB["huggingFace"],
+                    "repoType": "Model",
+                    "revision": "main",
+                    "layout": "Files",
+                    "formats": "All",
+                },
+                "unpack": False,
+            },
         ],
         "target": {
             "persistentVolumeClaim": {
@@ -50,7 +64,7 @@ def test_the_server_fills_in_the_defaults(fetches: Fetches) -> None:
             "keepRevisions": 1,
         },
         "transfer": {"maxConcurrency": 256, "stallTimeout": "60s", "verify": "Identity"},
-        "job": {"backoffLimit": 6},
+        "job": {"backoffLimit": 6, "shards": 1},
         "suspend": False,
     }
 

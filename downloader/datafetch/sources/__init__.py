@@ -169,6 +169,14 @@ def open_source(item: DownloadItem, stall_timeout: float) -> Source:
             from datafetch.sources.hugging_face import HuggingFaceSource
 
             return HuggingFaceSource(item, stall_timeout=stall_timeout)
+        case "lakefs":
+            from datafetch.sources.lakefs import LakeFSSource
+
+            return LakeFSSource(item, stall_timeout=stall_timeout)
+        case "git":
+            from datafetch.sources.git import GitSource
+
+            return GitSource(item, stall_timeout=stall_timeout)
         case "http":
             from datafetch.sources.http import HttpSource
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datafetch_api.resource import ApiModel
+from datafetch_api.fields import ApiModel
 
 SCRATCH_PATH = "/tmp"  # noqa: S108 - the mount path of a volume of the pod's own
 SCRATCH_ENV = {"HOME": SCRATCH_PATH, "TMPDIR": SCRATCH_PATH}

@@ -29,7 +29,7 @@ def test_the_golden_file_has_every_provider_and_every_field() -> None:
     seen = {f"{name}" for row in rows for source in row["sources"] for name in source}
     fields = {field.alias or name for name, field in Source.model_fields.items()}
     assert fields <= seen
-    for member in ("s3", "gcs", "azureBlob", "huggingFace", "http"):
+    for member in ("s3", "gcs", "azureBlob", "huggingFace", "lakeFS", "git", "http"):
         used = {name for row in rows for source in row["sources"] for name in source.get(member, {})}
         model = next(f.annotation for n, f in Source.model_fields.items() if (f.alias or n) == member)
         inner = next(option for option in model.__args__ if hasattr(option, "model_fields"))  # type: ignore[union-attr] # X | None
@@ -43,11 +43,25 @@ def test_the_golden_file_has_every_provider_and_every_field() -> None:
         ([_S3], [{**_S3, "secretRef": {"name": "s"}}]),
         ([_S3], [{**_S3, "s3": {**_S3["s3"], "anonymous": True}}]),  # type: ignore[dict-item] # it is a mapping
         ([_S3], [{**_S3, "s3": {**_S3["s3"], "addressingStyle": "Auto"}}]),  # type: ignore[dict-item] # as above
+        ([_S3], [{**_S3, "caBundle": {"configMapName": "ca"}}]),
+        ([_S3], [{**_S3, "s3": {**_S3["s3"], "requesterPays": True, "profile": "p"}}]),  # type: ignore[dict-item] # as above
+        ([_S3], [{**_S3, "unpack": False}]),
         ([_S3], [{**_S3, "include": [], "exclude": []}]),
         ([_HUB], [{"name": "b", "huggingFace": {"repo": "o/n", "revision": "main", "repoType": "Model"}}]),
         ([_HUB], [{"huggingFace": {"repo": "o/n"}, "name": "b"}]),
     ],
-    ids=["order", "secret", "anonymous", "default style", "empty globs", "default revision", "order of keys"],
+    ids=[
+        "order",
+        "secret",
+        "anonymous",
+        "default style",
+        "ca",
+        "who pays",
+        "no unpacking",
+        "empty globs",
+        "default revision",
+        "order of keys",
+    ],
 )
 def test_the_same_data_in_other_words_has_the_same_hash(one: list[Any], other: list[Any]) -> None:
     assert _hash(*one) == _hash(*other)

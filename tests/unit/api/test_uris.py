@@ -32,7 +32,10 @@ def test_a_uri_points_at_what_it_names(uri: str, location: Location) -> None:
 
 _REFUSED = [
     ("", "is not a source"),
-    ("bucket/key", "is not a source; write s3://..., gs://..., az://..., hf://..., http://..., https://..."),
+    (
+        "bucket/key",
+        "is not a source; write s3://..., gs://..., az://..., hf://..., lakefs://..., git+https://..., http://..., https://...",
+    ),
     ("ftp://host/file", "is not a source"),
     ("S3://bucket/key", "is not a source"),
     ("s3://", "names no bucket; write s3://BUCKET/PREFIX/"),
