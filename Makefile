@@ -56,7 +56,7 @@ lint: venvs ## ruff, mypy in both environments, import rules, generated files
 	$(OPERATOR)/python hack/generate --check
 
 MYPY_DOWNLOADER := crds/datafetch_api downloader/datafetch tests/servers tests/unit/downloader tests/unit/bench tests/component tests/chaos bench
-MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/images hack/storage hack/deploy hack/demo \
+MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/images hack/storage hack/deploy hack/demo hack/emulators \
   tests/unit/api tests/unit/operator tests/unit/chart tests/crd tests/e2e
 
 .PHONY: unit
@@ -122,6 +122,15 @@ demo: ## The main job, done for real: cluster, storage, chart, a fetch, and a po
 .PHONY: demo-clean
 demo-clean: ## Remove the demo, its storage servers and the cluster
 	$(PYTHON) hack/demo clean
+
+##@ Without a cluster
+.PHONY: emulators
+emulators: storage-servers ## S3, GCS and Azure Blob on ports 9000, 9023 and 10000, with sample data, for examples/kaiwo
+	$(PYTHON) hack/emulators up
+
+.PHONY: emulators-down
+emulators-down: ## End the emulators, and nothing else
+	$(PYTHON) hack/emulators down
 
 ##@ Measure
 .PHONY: bench
