@@ -7,7 +7,8 @@ only in its own module, and only when a source of it is made.
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,6 +53,8 @@ class Entry:
     """What names exactly this content at the source: `etag:"..."`, `generation:...`, `oid:...`. Equal identity and size
     mean equal bytes. Empty where the server gives nothing to hold on to: such an object is never resumed or reused."""
     checksum: Checksum | None = None
+    modified: datetime | None = field(default=None, compare=False)
+    """When it was last written, in UTC; None where the listing does not say. No part of its identity."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,7 +313,7 @@ def _entry(found: Any) -> Entry:  # noqa: ANN401 - the SDK's BlobProperties has 
     etag = str(found.etag or "").strip('"')
     md5 = found.content_settings.content_md5
     checksum = Checksum(ChecksumAlgorithm.MD5, bytes(md5).hex()) if md5 else None
-    return Entry(found.name, "", int(found.size), f'etag:"{etag}"' if etag else "", checksum)
+    return Entry(found.name, "", int(found.size), f'etag:"{etag}"' if etag else "", checksum, found.last_modified)
 
 
 def _require_base64(key: str, source: str) -> None:

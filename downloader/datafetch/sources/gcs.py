@@ -45,7 +45,7 @@ from datafetch_api.config import GCSItem
 
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 _KEYS = ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "service-account.json", "credentials.json")
-_LISTED = "items(name,size,generation,crc32c),nextPageToken"
+_LISTED = "items(name,size,generation,crc32c,updated),nextPageToken"
 _RETRY_SECONDS = 30.0
 _TOKEN_MARGIN_SECONDS = 240.0
 """A token is renewed this long before it expires, a little before Google's library would."""
@@ -306,7 +306,7 @@ def _entry(found: Any) -> Entry:  # noqa: ANN401 - the SDK's Blob has no types
             checksum = Checksum(ChecksumAlgorithm.CRC32C, base64.b64decode(found.crc32c, validate=True).hex())
         except binascii.Error:
             checksum = None
-    return Entry(found.name, "", int(found.size or 0), f"generation:{found.generation}", checksum)
+    return Entry(found.name, "", int(found.size or 0), f"generation:{found.generation}", checksum, found.updated)
 
 
 def _classify(refusal: Refusal) -> DataFetchError:

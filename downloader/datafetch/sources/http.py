@@ -9,6 +9,8 @@ import binascii
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
@@ -117,7 +119,7 @@ class HttpSource:
                 answer = self._transport.ask(Request(url, {}, self._credentials))
         if answer.error is not None:
             raise answer.error
-        return Entry(key, path, _size(answer), _identity(answer), _digest(answer.headers))
+        return Entry(key, path, _size(answer), _identity(answer), _digest(answer.headers), _modified(answer.headers))
 
     def _remember_query(self, url: str) -> None:
         """Remember what a URL's query holds as secrets, as a signature: an answer may repeat it."""
@@ -212,6 +214,15 @@ def _identity(answer: Answer) -> str:
         return f"etag:{etag}"
     modified = answer.headers.get("last-modified")
     return f"last-modified:{modified}" if modified else ""
+
+
+def _modified(headers: Mapping[str, str]) -> datetime | None:
+    """Return the time in Last-Modified (RFC 9110, 8.8.2)."""
+    try:
+        found = parsedate_to_datetime(headers["last-modified"])
+    except (KeyError, ValueError):
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def _digest(headers: Mapping[str, str]) -> Checksum | None:

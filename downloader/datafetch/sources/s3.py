@@ -286,7 +286,7 @@ class S3Source:
                 raise self._from_sdk(error, f"bucket {bucket!r}") from None
             self._explain_missing(bucket, key, error)
             return None
-        return entry_of(key, found["ContentLength"], found["ETag"])
+        return entry_of(key, found["ContentLength"], found["ETag"], found.get("LastModified"))
 
     def _explain_missing(self, bucket: str, key: str, refused: ClientError) -> None:
         """Raise what the bucket says of a refused HEAD, unless it answers and only the object is missing.

@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
@@ -47,6 +48,7 @@ def parse_page(body: bytes) -> Page | None:
     if namespace:
         namespace += "}"
     key_tag, size_tag, etag_tag = f"{namespace}Key", f"{namespace}Size", f"{namespace}ETag"
+    modified_tag = f"{namespace}LastModified"
     is_encoded = root.findtext(f"{namespace}EncodingType") == "url"
     entries = []
     for found in root.findall(f"{namespace}Contents"):
@@ -55,7 +57,8 @@ def parse_page(body: bytes) -> Page | None:
             return None
         if is_encoded and ("%" in key or "+" in key):
             key = unquote_plus(key)
-        entries.append(entry_of(key, int(size), found.findtext(etag_tag, "")))
+        modified = _instant(found.findtext(modified_tag, ""))
+        entries.append(entry_of(key, int(size), found.findtext(etag_tag, ""), modified))
     if root.findtext(f"{namespace}IsTruncated") != "true":
         return Page(entries, None)
     token = root.findtext(f"{namespace}NextContinuationToken")
@@ -63,11 +66,20 @@ def parse_page(body: bytes) -> Page | None:
     return Page(entries, token) if token else None
 
 
-def entry_of(key: str, size: int, etag: str) -> Entry:
+def entry_of(key: str, size: int, etag: str, modified: datetime | None = None) -> Entry:
     """Return the entry of an object. The ETag of one that was uploaded in one part is its MD5."""
     md5 = _MD5.fullmatch(etag)
     checksum = Checksum(ChecksumAlgorithm.MD5, md5[1]) if md5 else None
-    return Entry(key, "", size, f"etag:{etag}" if etag.strip('"') else "", checksum)
+    return Entry(key, "", size, f"etag:{etag}" if etag.strip('"') else "", checksum, modified)
+
+
+def _instant(text: str) -> datetime | None:
+    """Return a time as listings write it, 2026-11-21T09:00:00.000Z; None for anything else, which only loses a check."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def promised_checksum(entry: Entry, headers: Mapping[str, str]) -> Checksum | None:

@@ -107,7 +107,7 @@ def is_directory_marker(key: str, size: int) -> bool:
 
 def _placed(entry: Entry, key_prefix: str, path: str) -> Entry:
     # dataclasses.replace takes three times as long, and this is done for each of a million objects.
-    return Entry(key_prefix + entry.key, path, entry.size, entry.identity, entry.checksum)
+    return Entry(key_prefix + entry.key, path, entry.size, entry.identity, entry.checksum, entry.modified)
 
 
 def _find_object(selection: Selection, where: str, find: Find) -> Entry | None:
