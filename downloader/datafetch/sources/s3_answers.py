@@ -74,7 +74,7 @@ def entry_of(key: str, size: int, etag: str, modified: datetime | None = None) -
 
 
 def _instant(text: str) -> datetime | None:
-    """Return a time as listings write it, 2026-11-21T09:00:00.000Z; None for anything else, which only loses a check."""
+    """Return a time as listings write it, 2026-11-21T09:00:00.000Z, or None for anything else."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
