@@ -14,10 +14,12 @@ help: ## This table
 .PHONY: venvs
 venvs: .venv-downloader/.ready .venv-operator/.ready ## Both environments, from the hashed lock files
 
+.venv-downloader/.ready: requirements/readers.txt
 .venv-%/.ready: requirements/%.txt requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv-$*
 	.venv-$*/bin/python -m pip install -q --require-hashes -r requirements/$*.txt
 	.venv-$*/bin/python -m pip install -q --require-hashes -r requirements/dev.txt
+	$(if $(filter downloader,$*),.venv-$*/bin/python -m pip install -q --require-hashes -r requirements/readers.txt)
 	.venv-$*/bin/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -28,6 +30,8 @@ lock: ## Lock the dependencies again, by hash and without registry addresses (ne
 	    --generate-hashes --no-emit-index-url --no-header -o requirements/$$extra.txt; done
 	uv pip compile -q --group dev --python-version 3.11 --universal -c requirements/operator.txt \
 	  -c requirements/downloader.txt --generate-hashes --no-emit-index-url --no-header -o requirements/dev.txt
+	uv pip compile -q --group readers --python-version 3.11 --universal -c requirements/downloader.txt \
+	  -c requirements/dev.txt --generate-hashes --no-emit-index-url --no-header -o requirements/readers.txt
 	echo hatchling | uv pip compile -q - --python-version 3.11 --universal -c requirements/dev.txt \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/build.txt
 	uv pip compile -q bench/peers/requirements.in --python-version 3.11 --universal \
