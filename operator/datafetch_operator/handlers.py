@@ -50,7 +50,7 @@ def register(reconciler: Reconciler) -> kopf.OperatorRegistry:
     @kopf.on.startup(registry=registry)
     async def operator_started(**indices: Any) -> None:  # noqa: ANN401 - kopf's
         reconciler.use_indices(indices["claimants"], indices["consumers"])
-        reconciler.use_work(indices["jobs"], indices["downloads"])
+        reconciler.use_work(indices["jobs"], indices["downloads"], indices["keys"])
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def fetch_changed(type: str | None, body: kopf.Body, **indices: Any) -> None:  # noqa: A002, ANN401 - kopf's

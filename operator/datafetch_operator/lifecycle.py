@@ -42,6 +42,8 @@ class Decision:
     """The whole new status; equal to the old one where nothing is to be written."""
     start: Attempt | None = None
     """The attempt whose ConfigMap and Job are to be made. Its number stands in the status before."""
+    step: steps.Step | None = None
+    """What all this follows from; None where the resource is being deleted."""
     grow_claim: str | None = None
     """The size that the claim is to ask for."""
     requeue_seconds: float | None = None
@@ -61,6 +63,7 @@ def decide(seen: Observation) -> Decision:
         remove=removals,
         create_claim=creates,
         status=None if creates else new,
+        step=step,
         start=step.attempt if isinstance(step, steps.Start) and "start" not in seen.refusals else None,
         grow_claim=None if "grow claim" in seen.refusals else wanted_growth(seen),
         requeue_seconds=sooner(_after_refusal(seen) if seen.refusals else step.look_again_seconds, expires),
@@ -123,11 +126,16 @@ def _attempt(seen: Observation, status: DataFetchStatus, attempt: Attempt, *, is
     return steps.Watch(job, waiting.watch(seen, job))
 
 
-def _start(seen: Observation, attempt: Attempt, *, is_new: bool) -> steps.Start | steps.AwaitUse:
-    """Return the start of an attempt: beside the pods that mount the claim, where only one node can have it."""
+def _start(seen: Observation, attempt: Attempt, *, is_new: bool) -> steps.Start | steps.AwaitUse | steps.Queued:
+    """Return the start of an attempt: beside the pods that mount the claim, where only one node can have it.
+
+    All attempts start here, and so all that have to wait for their turn wait here.
+    """
     holders = _holders(seen, attempt.fetch)
     if holders and "ReadWriteOncePod" in attempt.claim.access_modes:
         return steps.AwaitUse(holders[0].pod, _IN_USE_SECONDS)
+    if seen.place is not None:
+        return steps.Queued(attempt, seen.place)
     beside = None if attempt.claim.shared else next((holder for holder in holders if not holder.deleting), None)
     oldest = None
     if attempt.fetch.status.artifact is not None:

@@ -14,6 +14,10 @@ RECONCILE_SECONDS = Histogram(
 )
 QUEUE_LENGTH = Gauge("datafetch_queue_length", "What waits to be reconciled.", ["kind"])
 FETCHES = Gauge("datafetch_fetches", "DataFetch resources, by phase.", ["phase"])
+DOWNLOADS = Gauge(
+    "datafetch_downloads", "Where downloads are limited: those under way, and those that wait.", ["state"]
+)
+"""`active` or `queued`."""
 FETCHED_BYTES = Counter("datafetch_fetched_bytes_total", "Bytes brought by fetches that completed.")
 FAILURES = Counter("datafetch_failures_total", "Fetches that failed for good, by reason.", ["reason"])
 CONSUMERS = Gauge("datafetch_consumers", "Unfinished pods that ask for data, by what became of that.", ["phase"])

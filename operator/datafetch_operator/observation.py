@@ -18,6 +18,7 @@ from datafetch_operator.render.labels import (
     CLAIM_UID_ANNOTATION,
     CONTAINER,
     GENERATION_ANNOTATION,
+    HOSTS_ANNOTATION,
     NODE_ANNOTATION,
     SCHEDULED_ANNOTATION,
     SPEC_HASH_ANNOTATION,
@@ -109,6 +110,8 @@ class Job:
     """The node that its pods are bound to, because a pod there mounts the claim."""
     scheduled: datetime | None = None
     """The run of the schedule that it is for."""
+    hosts: tuple[str, ...] = ()
+    """The hosts that it brings data from."""
     deleting: bool = False
     failed_pods: int = 0
     finished: Literal["Complete", "Failed"] | None = None
@@ -176,6 +179,18 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a fetch stands in the queue, where downloads are limited."""
+
+    position: int
+    """1 is next."""
+    waiting: int
+    """How many wait in all."""
+    sentence: str
+    """What for, and where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A Kubernetes event about an object that something waits for."""
 
@@ -209,6 +224,8 @@ class Observation:
     """Events, asked for only where something has waited."""
     progress: Progress | None = None
     """News from the running downloader; None means no news, not no progress."""
+    place: Place | None = None
+    """Where it stands in the queue of those that want to start; None where it may."""
     progress_interval: int = 10
     """Seconds between two readings of the progress."""
     refusals: Mapping[Action, str] = field(default_factory=dict)
@@ -261,6 +278,7 @@ def read_job(body: Json) -> Job:
         claim_capacity=annotations.get(CLAIM_CAPACITY_ANNOTATION) or None,
         node=annotations.get(NODE_ANNOTATION),
         scheduled=_time(annotations.get(SCHEDULED_ANNOTATION)),
+        hosts=tuple(filter(None, annotations.get(HOSTS_ANNOTATION, "").split(","))),
         generation=_number(annotations.get(GENERATION_ANNOTATION)),
         backoff_limit=spec.get("backoffLimit", 6),
         deleting="deletionTimestamp" in metadata,

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     TRIGGER_PENDING = "TriggerPending"
 
     # Progressing, status True
+    QUEUED = "Queued"
     STARTING = "Starting"
     TARGET_LOCKED = "TargetLocked"
     LISTING = "Listing"

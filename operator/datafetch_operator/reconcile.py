@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from datafetch_api.report import last_progress
 from datafetch_api.resource import ConsumerPhase, ConsumersStatus, DataFetch, DataFetchStatus, ObjectMeta, Phase
-from datafetch_operator import metrics, waiting
+from datafetch_operator import metrics, steps, waiting
+from datafetch_operator.budget import Limits, contender
 from datafetch_operator.cluster import Cluster
 from datafetch_operator.consumer_reconcile import ConsumerIndex, ConsumerReconciler
 from datafetch_operator.consumers import summarize
@@ -33,6 +34,7 @@ from datafetch_operator.render.init_container import derived_name
 from datafetch_operator.render.job import render_job
 from datafetch_operator.settings import Settings
 from datafetch_operator.status import EventRecord, describe_unreadable, events
+from datafetch_operator.turns import Turns
 
 Claimants = Mapping[tuple[str, str], Iterable[Claimant]]
 """Who wants what, by namespace and claim; kept up to date by `handlers`."""
@@ -54,10 +56,13 @@ class Reconciler:
         """Looks after the pods that ask for data."""
         self._soon: dict[Key, asyncio.TimerHandle] = {}
         self._pace = Pace()
+        self._turns = Turns(Limits(settings.most_active, settings.most_active_per_host), self.notice)
         self._claimants: Claimants = {}
         self._own_writes: dict[Key, str] = {}
         self._jobs: Mapping[str, Iterable[Job]] | None = None
         self._pods: Mapping[str, Iterable[Pod]] = {}
+        self._keys: Mapping[str, Iterable[Key]] = {}
+        self._counted_running = False
         self._doubted: set[Key] = set()
         """What is to be looked at in the cluster itself: events may have been lost."""
 
@@ -79,9 +84,14 @@ class Reconciler:
         self._claimants = claimants
         self.consumers.use_index(consumers)
 
-    def use_work(self, jobs: Mapping[str, Iterable[Job]], pods: Mapping[str, Iterable[Pod]]) -> None:
-        """Take the indices of Jobs and their pods, by the uid of the DataFetch; the watcher keeps them up to date."""
-        self._jobs, self._pods = jobs, pods
+    def use_work(
+        self,
+        jobs: Mapping[str, Iterable[Job]],
+        pods: Mapping[str, Iterable[Pod]],
+        keys: Mapping[str, Iterable[Key]] | None = None,
+    ) -> None:
+        """Take the indices of Jobs, their pods, and keys, by the DataFetch's uid; the watcher keeps them up to date."""
+        self._jobs, self._pods, self._keys = jobs, pods, keys or {}
 
     # --- the loop ---
 
@@ -128,11 +138,51 @@ class Reconciler:
             claim = fetch.spec.target.persistent_volume_claim.claim_name
             seen = replace(seen, mounts=await self._cluster.list_mounts(key.namespace, claim))
             decision = decide(seen)
+        seen, decision = self._take_turn(seen, decision)
         try:
-            return await self._apply(seen, decision)
+            again = await self._apply(seen, decision)
         except ActionRefusedError as refused:
             # Not our error: the user reads in the status what the API server said.
             return await self._reconcile(key, {**refusals, refused.action: refused.message})
+        self._note_turn(key, decision)
+        return again
+
+    def _take_turn(self, seen: Observation, decision: Decision) -> tuple[Observation, Decision]:
+        """Ask, before an attempt starts, whether it may: where downloads are limited, it may have to wait."""
+        if decision.start is None or not self._turns.limited:
+            return seen, decision
+        self._count_running()
+        place = self._turns.ask(contender(seen.fetch, decision.start.wanted.scheduled or seen.now))
+        if place is None:
+            return seen, decision
+        seen = replace(seen, place=place)
+        return seen, decide(seen)
+
+    def _note_turn(self, key: Key, decision: Decision) -> None:
+        """Note whether the fetch downloads: whoever waits for that to end is woken."""
+        match decision.step:
+            case steps.Watch(job=job) | steps.Adopt(job=job):
+                self._turns.note_active(key, job.hosts)
+            case steps.AwaitRemoval(job=job) if job.finished is None:
+                self._turns.note_active(key, job.hosts)
+            case steps.Queued():
+                pass
+            case steps.Start() if decision.start is not None:
+                pass
+            case _:
+                self._turns.note_idle(key)
+        metrics.DOWNLOADS.labels(state="active").set(self._turns.active)
+        metrics.DOWNLOADS.labels(state="queued").set(self._turns.waiting)
+
+    def _count_running(self) -> None:
+        """Count, once after the start, what runs already: before anybody may start beside it."""
+        if self._counted_running or self._jobs is None:
+            return
+        self._counted_running = True
+        for uid, jobs in self._jobs.items():
+            hosts = [job.hosts for job in jobs if job.finished is None]
+            for key in self._keys.get(uid, ()) if hosts else ():
+                self._turns.note_active(key, hosts[-1])
 
     async def _read(self, key: Key) -> DataFetch | None:
         """Return the resource, or None where there is nothing to decide: it is gone, or cannot be read."""
@@ -146,6 +196,7 @@ class Reconciler:
         except ValidationError as error:
             metadata = ObjectMeta.model_validate(body["metadata"])
             new = describe_unreadable(metadata, status, _problem(error), _now())
+            self._turns.note_idle(key)
             await self._write(metadata, status, new)
             return None
 
@@ -301,6 +352,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._own_writes.pop(key, None)
         self._doubted.discard(key)
+        self._turns.note_idle(key)
         timer = self._soon.pop(key, None)
         if timer is not None:
             timer.cancel()

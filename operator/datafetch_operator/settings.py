@@ -39,6 +39,7 @@ INJECTED_RESOURCES: dict[str, Any] = {
 """Requests and limits of the containers that are put into users' pods."""
 _MOST_SECONDS = 86_400
 _MOST_WORKERS = 64
+_MOST_ACTIVE = 100_000
 _MOST_DAYS = 3650
 _MOST_PORT = 65535
 _CPU = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?)(m?)")
@@ -119,6 +120,10 @@ class Settings:
     """None: this is the only replica."""
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces to serve; empty means all."""
+    most_active: int | None = None
+    """Most downloads under way at a time; None is no limit."""
+    most_active_per_host: int | None = None
+    """Most downloads under way from one host."""
     workers: int = 8
     """Reconciles at a time."""
     resync_seconds: int = 300
@@ -150,6 +155,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         certificates=_read_certificates(reader),
         election=_read_election(reader, environ.get("HOSTNAME", "")),
         watch_namespaces=reader.names("WATCH_NAMESPACES"),
+        most_active=reader.limit("MAX_ACTIVE", _MOST_ACTIVE),
+        most_active_per_host=reader.limit("MAX_ACTIVE_PER_HOST", _MOST_ACTIVE),
         workers=reader.number("WORKERS", 8, _MOST_WORKERS),
         resync_seconds=reader.number("RESYNC_SECONDS", 300, _MOST_SECONDS),
         health_host=host,
@@ -252,6 +259,15 @@ class _Reader:
         if not value.isdecimal() or not 1 <= int(value) <= most:
             raise SettingsError(f"{PREFIX}{name} is {value!r}; it must be a whole number from 1 to {most}")
         return int(value)
+
+    def limit(self, name: str, most: int) -> int | None:
+        """Return a limit; None where there is none: it is not set, or 0."""
+        value = self.text(name, "0")
+        if not value.isdecimal() or int(value) > most:
+            raise SettingsError(
+                f"{PREFIX}{name} is {value!r}; it must be a whole number from 0 to {most}, where 0 is no limit"
+            )
+        return int(value) or None
 
     def mapping(self, name: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
         text = self.text(name, "")

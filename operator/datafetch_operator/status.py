@@ -3,6 +3,7 @@
 Pure. Conditions follow metav1: `lastTransitionTime` moves only when `status` does. `lifecycle` says which step it is.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -20,10 +21,12 @@ from datafetch_api.resource import (
 )
 from datafetch_api.spec_hash import spec_hash
 from datafetch_operator import steps, waiting
+from datafetch_operator.budget import is_news
 from datafetch_operator.observation import Observation
 from datafetch_operator.reasons import BLOCKED, Reason
 
 Truth = Literal["True", "False", "Unknown"]
+_POSITION = re.compile(r"; position ([0-9]+) of ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ def events(old: DataFetchStatus, new: DataFetchStatus) -> list[EventRecord]:
         found.append(
             EventRecord("Normal", Reason.FETCH_COMPLETED, f"{amount} in {new.artifact.files} files published.")
         )
+    if new.reason == Reason.QUEUED and old.reason != Reason.QUEUED:
+        found.append(EventRecord("Normal", Reason.QUEUED, _by_type(new)[ConditionType.PROGRESSING].message))
     if new.phase == Phase.SUSPENDED and old.phase != Phase.SUSPENDED:
         found.append(EventRecord("Normal", Reason.SUSPENDED, "Fetching is suspended; parts stay on the volume."))
     if old.phase == Phase.SUSPENDED and new.phase != Phase.SUSPENDED:
@@ -222,6 +227,8 @@ def _progressing(seen: Observation, step: steps.Step) -> Saying:
             return Saying(activity.moving, activity.reason, activity.message)
         case steps.Start(attempt=attempt):
             return _starting(seen, attempt.name)
+        case steps.Queued():
+            return _queued(seen, step)
         case steps.AwaitUse(pod=pod):
             message = f"Claim {_claim_name(seen)!r} is ReadWriteOncePod and pod {pod!r} uses it; it goes on after that."
             return Saying(False, Reason.CLAIM_IN_USE, message)
@@ -229,6 +236,12 @@ def _progressing(seen: Observation, step: steps.Step) -> Saying:
             return Saying(True, Reason.STARTING, f"Job {job.name} is taken up again.")
         case steps.AwaitRemoval(job=job):
             return Saying(True, Reason.STARTING, f"The next attempt follows when Job {job.name} is out of the way.")
+        case _:
+            return _at_rest(step)
+
+
+def _at_rest(step: steps.Step) -> Saying:
+    match step:
         case steps.Done(next_sync=run):
             message = "Nothing is left to fetch." + (f" The schedule looks again at {_at(run)}." if run else "")
             return Saying(False, Reason.COMPLETED, message)
@@ -252,11 +265,28 @@ def _starting(seen: Observation, name: str) -> Saying:
     refused = seen.refusals.get("start")
     if refused is not None:
         return Saying(False, Reason.JOB_REJECTED, f"The API server does not take Job {name}: {refused}")
-    # Until it is taken, what the API server said stays: it is asked again and again, and the status is to stand still.
+    return _still_rejected(seen, name) or Saying(True, Reason.STARTING, f"Job {name} is being created.")
+
+
+def _still_rejected(seen: Observation, name: str) -> Saying | None:
+    """Return what the API server said of the Job: it is asked again and again, and the status is to stand still."""
     known = _by_type(seen.fetch.status).get(ConditionType.PROGRESSING)
-    if known is not None and known.reason == Reason.JOB_REJECTED and f" {name}:" in known.message:
-        return Saying(False, known.reason, known.message)
-    return Saying(True, Reason.STARTING, f"Job {name} is being created.")
+    if known is None or known.reason != Reason.JOB_REJECTED or f" {name}:" not in known.message:
+        return None
+    return Saying(False, known.reason, known.message)
+
+
+def _queued(seen: Observation, step: steps.Queued) -> Saying:
+    """Return where it stands in the queue; what was told holds until it is much nearer, or much further away."""
+    rejected = _still_rejected(seen, step.attempt.name)
+    if rejected is not None:
+        return rejected
+    known = _by_type(seen.fetch.status).get(ConditionType.PROGRESSING)
+    told = _POSITION.search(known.message) if known is not None and known.reason == Reason.QUEUED else None
+    if known is not None and told is not None and not is_news(step.place.position, int(told[1])):
+        return Saying(True, Reason.QUEUED, known.message)
+    words = step.place.sentence
+    return Saying(True, Reason.QUEUED, f"{words[0].upper()}{words[1:]} at {_at(seen.now)}.")
 
 
 def _failed(status: DataFetchStatus, step: steps.Step) -> Saying:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from datafetch_operator.observation import Job
+from datafetch_operator.observation import Job, Place
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.config_map import Attempt
 from datafetch_operator.waiting import Activity
@@ -82,6 +82,15 @@ class AwaitUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """An attempt is to be started, and as many downloads as may be are under way: it waits for its turn."""
+
+    attempt: Attempt
+    place: Place
+    look_again_seconds: None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """The status was lost, and the attempt's Job is there: it is taken up again."""
 
@@ -120,6 +129,7 @@ Step = (
     | Failed
     | Start
     | AwaitUse
+    | Queued
     | Adopt
     | AwaitRemoval
     | Watch

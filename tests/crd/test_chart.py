@@ -178,6 +178,7 @@ def test_every_value_reaches_the_operator(render: Render) -> None:
     }
     assert settings.watch_namespaces == ("research", "serving")
     assert (settings.workers, settings.resync_seconds) == (16, 60)
+    assert (settings.most_active, settings.most_active_per_host) == (100000, 4)
     assert settings.health_port == 9000 == container["ports"][0]["containerPort"]
     assert (settings.log_level, settings.log_format) == ("debug", "text")
     assert settings.certificates == Certificates(

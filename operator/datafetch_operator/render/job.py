@@ -7,6 +7,7 @@ from typing import Any
 
 from datafetch_api.exit_codes import non_retryable
 from datafetch_api.resource import JobTemplate, Source
+from datafetch_operator.budget import source_hosts
 from datafetch_operator.observation import Mount
 from datafetch_operator.render.config_map import (
     CONFIG_KEY,
@@ -24,6 +25,7 @@ from datafetch_operator.render.labels import (
     CONTAINER,
     DOWNLOAD_ROLE,
     GENERATION_ANNOTATION,
+    HOSTS_ANNOTATION,
     NODE_ANNOTATION,
     ROLE_LABEL,
     SCHEDULED_ANNOTATION,
@@ -72,6 +74,7 @@ def _attempt_annotations(attempt: Attempt) -> dict[str, str]:
         CLAIM_CAPACITY_ANNOTATION: attempt.claim.capacity or attempt.claim.requested or "",
         CLAIM_UID_ANNOTATION: wanted.claim_uid,
         GENERATION_ANNOTATION: str(attempt.fetch.metadata.generation),
+        HOSTS_ANNOTATION: ",".join(source_hosts(attempt.fetch.spec.sources)),
         SPEC_HASH_ANNOTATION: wanted.spec_hash,
     }
     if attempt.beside is not None and attempt.beside.node is not None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import Phase
-from datafetch_operator.observation import Mount
+from datafetch_operator.observation import Mount, Place
 from unit.operator.world import START, World, bound_claim, failure_message, fetch, some_progress, success_message
 
 CREATE = {"persistentVolumeClaim": {"claimName": "data", "create": {"size": "10Gi"}}}
@@ -94,6 +94,10 @@ def _wants_more(world: World) -> None:
         world.change(target={"persistentVolumeClaim": {"claimName": "data", "create": {"size": size}}})
 
 
+def _place(position: int) -> Place:
+    return Place(position, 9, f"waits for a free download: 3 of 3 are active; position {position} of 9")
+
+
 def _sources(prefix: str) -> list[dict[str, object]]:
     return [{"name": "weights", "s3": {"bucket": "models", "prefix": prefix}}]
 
@@ -128,6 +132,9 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
     "somebody else mounts the claim": lambda world: setattr(world, "mounts", (Mount("trainer-1", START, "node8"),)),
     "nobody mounts the claim": lambda world: setattr(world, "mounts", ()),
     "no node takes the pod": _no_node_takes_it,
+    "as many downloads as may be are under way": lambda world: setattr(world, "place", _place(7)),
+    "it moves up in the queue": lambda world: setattr(world, "place", world.place and _place(3)),
+    "it is its turn": lambda world: setattr(world, "place", None),
     "creation is refused": lambda world: setattr(world, "refuses", "exceeded quota"),
     "creation is allowed": lambda world: setattr(world, "refuses", None),
     "the status is lost": lambda world: setattr(
@@ -176,7 +183,7 @@ def test_whatever_happened_a_fetch_that_is_let_alone_gets_ready(happenings: list
     world = World(fetch(target=CREATE))
     for happening in happenings:
         HAPPENINGS[happening](world)
-    world.refuses, world.mounts = None, ()
+    world.refuses, world.mounts, world.place = None, (), None
     world.change(suspend=False, refresh={"trigger": "for the last time"})
     for _ in range(4):
         world.settle()

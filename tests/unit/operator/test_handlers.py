@@ -29,8 +29,8 @@ class Listener:
     def use_indices(self, claimants: Any, consumers: Any) -> None:
         self.indices = (claimants, consumers)
 
-    def use_work(self, jobs: Any, pods: Any) -> None:
-        self.work = (jobs, pods)
+    def use_work(self, jobs: Any, pods: Any, keys: Any) -> None:
+        self.work = (jobs, pods, keys)
 
     def notice_pod(self, pod: ConsumerPod, *, deleted: bool) -> tuple[Key, ...]:
         self.pods.append((pod.key.name, deleted))

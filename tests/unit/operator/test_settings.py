@@ -21,9 +21,15 @@ def test_only_the_image_is_required() -> None:
     settings = read_settings(IMAGE)
     assert settings.downloader_image == "example.org/df:1"
     assert (settings.workers, settings.resync_seconds, settings.watch_namespaces) == (8, 300, ())
+    assert (settings.most_active, settings.most_active_per_host) == (None, None)
     assert (settings.health_host, settings.health_port) == ("0.0.0.0", 8080)
     assert settings.pod_security_context == RESTRICTED_POD
     assert (settings.injection, settings.webhook, settings.certificates) == (Injection(), Webhook(), None)
+
+
+def test_a_limit_of_zero_is_none() -> None:
+    settings = read_settings(IMAGE | {"DATAFETCH_MAX_ACTIVE": "0", "DATAFETCH_MAX_ACTIVE_PER_HOST": ""})
+    assert (settings.most_active, settings.most_active_per_host) == (None, None)
 
 
 def test_everything_can_be_set() -> None:
@@ -36,6 +42,8 @@ def test_everything_can_be_set() -> None:
             "DATAFETCH_POD_SECURITY_CONTEXT": "{}",
             "DATAFETCH_WATCH_NAMESPACES": "a,b,",
             "DATAFETCH_WORKERS": "3",
+            "DATAFETCH_MAX_ACTIVE": "20",
+            "DATAFETCH_MAX_ACTIVE_PER_HOST": "4",
             "DATAFETCH_RESYNC_SECONDS": "60",
             "DATAFETCH_HEALTH_ADDRESS": "[::]:9090",
             "DATAFETCH_LOG_LEVEL": "debug",
@@ -47,6 +55,7 @@ def test_everything_can_be_set() -> None:
     assert settings.pod_security_context == {}
     assert settings.watch_namespaces == ("a", "b")
     assert (settings.workers, settings.resync_seconds) == (3, 60)
+    assert (settings.most_active, settings.most_active_per_host) == (20, 4)
     assert (settings.health_host, settings.health_port) == ("::", 9090)
 
 
@@ -111,6 +120,8 @@ def test_a_setting_of_certificates_that_cannot_be_used_is_named(name: str, value
         ("DATAFETCH_DOWNLOADER_RESOURCES", "{", "not JSON"),
         ("DATAFETCH_POD_SECURITY_CONTEXT", "[]", "not a JSON object"),
         ("DATAFETCH_WORKERS", "0", "from 1 to 64"),
+        ("DATAFETCH_MAX_ACTIVE", "-1", "from 0 to 100000"),
+        ("DATAFETCH_MAX_ACTIVE_PER_HOST", "many", "from 0 to 100000"),
         ("DATAFETCH_RESYNC_SECONDS", "5m", "whole number"),
         ("DATAFETCH_HEALTH_ADDRESS", "8080:", "HOST:PORT"),
         ("DATAFETCH_HEALTH_ADDRESS", "0.0.0.0:65536", "HOST:PORT"),

@@ -22,6 +22,7 @@ from datafetch_operator.observation import (
     Mount,
     Notice,
     Observation,
+    Place,
     Pod,
     Termination,
     read_claimant,
@@ -143,6 +144,8 @@ class World:
     rivals: tuple[Claimant, ...] = ()
     mounts: tuple[Mount, ...] = ()
     """Who else mounts the claim."""
+    place: Place | None = None
+    """Where it stands in the queue of those that want to start."""
     refuses: str | None = None
     """What the API server answers to whoever creates something."""
     claims_made: int = 0
@@ -168,6 +171,7 @@ class World:
             notices=self.notices,
             progress=progress,
             refusals=refusals or {},
+            place=self.place,
             consumers=self.fetch.status.consumers,
         )
 
