@@ -8,12 +8,12 @@ never stopped, also where a limit was lowered.
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from datafetch_api.resource import ConditionType, DataFetch, Source
+from datafetch_api.resource import ConditionType, DataFetch, HttpSource, Source
 from datafetch_operator.observation import Key, Place
 from datafetch_operator.reasons import Reason
 
@@ -22,6 +22,7 @@ _URI_HOSTS = {
     "gs": "storage.googleapis.com",
     "az": "blob.core.windows.net",
     "hf": "huggingface.co",
+    "lakefs": "lakefs",
 }
 
 
@@ -159,24 +160,38 @@ class _Usage:
 def source_hosts(sources: Iterable[Source]) -> tuple[str, ...]:
     """Return the hosts that the sources' data comes from, sorted, each once.
 
-    The container of an Azure source whose account only its Secret knows counts for all of Azure Blob Storage.
+    What only a Secret knows, an Azure account or the address of a lakeFS server, counts as one host for all.
     """
-    return tuple(sorted({_host(source) for source in sources}))
+    return tuple(sorted({host for source in sources for host in _hosts(source) if host}))
 
 
-def _host(source: Source) -> str:
+def _hosts(source: Source) -> Iterator[str]:
     if source.http is not None:
-        return _host_of(source.http.url)
-    if source.uri is not None:
-        scheme = source.uri.partition("://")[0]
-        return _URI_HOSTS.get(scheme) or _host_of(source.uri)
-    if source.azure_blob is not None:
+        yield from map(_host_of, _addresses(source.http))
+    elif source.git is not None:
+        yield _host_of(source.git.url)
+    elif source.uri is not None:
+        yield _URI_HOSTS.get(source.uri.partition("://")[0]) or _host_of(source.uri)
+    elif source.azure_blob is not None:
         account = f"{source.azure_blob.account}." if source.azure_blob.account else ""
-        return _host_of(source.azure_blob.endpoint) or f"{account}{_URI_HOSTS['az']}"
-    for provider, scheme in ((source.s3, "s3"), (source.gcs, "gs"), (source.hugging_face, "hf")):
+        yield _host_of(source.azure_blob.endpoint) or f"{account}{_URI_HOSTS['az']}"
+    for provider, scheme in (
+        (source.s3, "s3"),
+        (source.gcs, "gs"),
+        (source.hugging_face, "hf"),
+        (source.lake_fs, "lakefs"),
+    ):
         if provider is not None:
-            return _host_of(provider.endpoint) or _URI_HOSTS[scheme]
-    return ""
+            yield _host_of(provider.endpoint) or _URI_HOSTS[scheme]
+
+
+def _addresses(http: HttpSource) -> Iterator[str]:
+    """Give the addresses that the spec names; what an index lists is taken to be where the index is."""
+    if http.url is not None:
+        yield http.url
+    if http.index is not None:
+        yield http.index.url
+    yield from (file.url for file in http.files or ())
 
 
 def _host_of(url: str | None) -> str:

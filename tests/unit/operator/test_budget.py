@@ -222,6 +222,13 @@ def test_one_that_needs_two_hosts_starts_although_each_is_taken_as_soon_as_it_is
         ({"huggingFace": {"repo": "a/b"}}, "huggingface.co"),
         ({"huggingFace": {"repo": "a/b", "endpoint": "https://hub.mirror"}}, "hub.mirror"),
         ({"http": {"url": "https://example.org:8443/file"}}, "example.org"),
+        ({"http": {"index": {"url": "https://example.org/SHA256SUMS"}}}, "example.org"),
+        ({"lakeFS": {"repository": "models", "endpoint": "https://lake.svc/api/v1"}}, "lake.svc"),
+        ({"lakeFS": {"repository": "models"}}, "lakefs"),
+        ({"git": {"url": "https://git.example.org/team/repo.git"}}, "git.example.org"),
+        ({"git": {"url": "ssh://git@git.example.org:2222/team/repo"}}, "git.example.org"),
+        ({"uri": "lakefs://models/main/"}, "lakefs"),
+        ({"uri": "git+https://git.example.org/team/repo@v1"}, "git.example.org"),
         ({"uri": "s3://bucket/key"}, "s3.amazonaws.com"),
         ({"uri": "gs://bucket/key"}, "storage.googleapis.com"),
         ({"uri": "az://container/key"}, "blob.core.windows.net"),
@@ -236,3 +243,9 @@ def test_a_source_has_a_host(source: dict[str, Any], host: str) -> None:
 def test_a_host_of_two_sources_counts_once() -> None:
     sources = [{"name": "a", "uri": "hf://a/b"}, {"name": "b", "uri": "hf://c/d"}, {"name": "c", "uri": "gs://e/f"}]
     assert source_hosts(map(Source.model_validate, sources)) == ("huggingface.co", "storage.googleapis.com")
+
+
+def test_files_of_an_http_source_count_at_each_of_their_hosts() -> None:
+    files = [{"url": f"https://{host}.example.org/{n}"} for host in "ba" for n in range(3)]
+    source = Source.model_validate({"name": "x", "http": {"files": files}})
+    assert source_hosts([source]) == ("a.example.org", "b.example.org")
