@@ -85,16 +85,20 @@ def run_fetch(
     workers: int | None = None,
     opener: Opener = open_source,
     skip_if_complete: bool = False,
+    request: str | None = None,
+    anew: bool = False,
 ) -> FetchOutcome:
     """Bring everything that the config names, and publish it.
 
     `workers` is the most requests at a time, within `transfer.max_concurrency` and what the memory limit bears. Where
     the same request is there already, complete and unaltered, `skip_if_complete` ends at once, without asking a source;
-    so it does where another process brings it while this one waits for the lock.
+    so it does where another process brings it while this one waits for the lock. In place, `request` is what the files
+    are noted under in place of what is asked for: the next fetch of that name removes what it does not bring itself.
+    `anew` fetches also what is there and unchanged, and replaces it.
     Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from there.
     """
     _allow_open_files()
-    spec_hash = config.managed.spec_hash if config.managed else request_hash(config.download_items)
+    spec_hash = config.managed.spec_hash if config.managed else request or request_hash(config.download_items)
     full = config.transfer.verify == "Full"
 
     def look() -> Complete | None:
@@ -114,7 +118,7 @@ def run_fetch(
         if (found := _acquire(lock, observer, cancel, look)) is not None:
             layout.close()
             return _take_as_it_is(found, observer)
-        sink = stack.enter_context(Sink.open(layout, lock, verify_fully=full))
+        sink = stack.enter_context(Sink.open(layout, lock, verify_fully=full, anew=anew))
         most = min(config.transfer.max_concurrency, workers or config.transfer.max_concurrency)
         fetch = _Fetch(sources, sink, observer, cancel, most, config)
         summaries = fetch.run()

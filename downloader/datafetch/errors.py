@@ -4,7 +4,9 @@
     +-- InvalidConfigError              2   the config or the command line
     +-- CredentialsRejectedError       10
     +-- SourceNotFoundError            11   missing, or nothing matched
+    |   +-- ObjectNotFoundError             the same for who reads in Python: also a FileNotFoundError
     +-- IntegrityMismatchError         12   what arrived is not what the source promised
+    |   +-- TimestampSpreadError            the files were written further apart than is allowed
     +-- InsufficientSpaceError         13
     +-- SourceUnavailableError         14   after the retries; `retry_after` in seconds where the server said so
     |   +-- StalledError               15
@@ -14,6 +16,7 @@
     +-- TargetOccupiedError            19
     +-- InternalError                  70
     +-- InterruptedByRequestError     143
+    +-- StillRunningError             143   who waits in Python has waited long enough: also a TimeoutError
 
 `retryable` says whether the same range may be asked for again, in this run and by the next attempt. Keys and texts of
 servers end up in messages: they are bounded here, and what is secret in them is hidden, whoever shows the error.
@@ -97,10 +100,18 @@ class SourceNotFoundError(DataFetchError):
     code = ExitCode.SOURCE_NOT_FOUND
 
 
+class ObjectNotFoundError(SourceNotFoundError, FileNotFoundError):
+    """The same, where Python's own functions on files would say so: `open`, `stat`, and a data set without files."""
+
+
 class IntegrityMismatchError(DataFetchError):
     """What arrived is not what the source promised."""
 
     code = ExitCode.INTEGRITY_MISMATCH
+
+
+class TimestampSpreadError(IntegrityMismatchError):
+    """The oldest and the newest file were written further apart than is allowed: they may not belong together."""
 
 
 class InsufficientSpaceError(DataFetchError):
@@ -168,5 +179,11 @@ class InternalError(DataFetchError):
 
 class InterruptedByRequestError(DataFetchError):
     """Stopped by a signal or by the caller; what was fetched is kept."""
+
+    code = ExitCode.INTERRUPTED
+
+
+class StillRunningError(DataFetchError, TimeoutError):
+    """A fetch has not ended in the time that its caller waits for it. It goes on."""
 
     code = ExitCode.INTERRUPTED

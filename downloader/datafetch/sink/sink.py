@@ -29,9 +29,10 @@ FLUSH_SECONDS = 5.0
 class Sink:
     """The target of one fetch, held by its lock until `close`."""
 
-    def __init__(self, layout: Layout, lock: TargetLock, *, verify_fully: bool) -> None:
+    def __init__(self, layout: Layout, lock: TargetLock, *, verify_fully: bool, anew: bool) -> None:
         self._layout = layout
         self._verify_fully = verify_fully
+        self._anew = anew
         self._lock = lock
         self._mutex = threading.Lock()
         self._stop = threading.Event()
@@ -54,12 +55,14 @@ class Sink:
         lock: TargetLock,
         *,
         verify_fully: bool = False,
+        anew: bool = False,
     ) -> "Sink":
         """Look at what is there, and begin an epoch of our own. The lock is held.
 
-        `verify_fully` says that data which is there is read again and compared with its checksum before it is used.
+        `verify_fully` says that data which is there is read again and compared with its checksum before it is used,
+        `anew` that what is published is not used at all: it is replaced.
         """
-        sink = cls(layout, lock, verify_fully=verify_fully)
+        sink = cls(layout, lock, verify_fully=verify_fully, anew=anew)
         try:
             sink._begin()
         except BaseException:
@@ -95,7 +98,7 @@ class Sink:
 
     def is_there(self, file: PlannedFile) -> bool:
         """Take the file over where it is whole already: published before, or staged by an earlier run."""
-        published = self.ledger.published(file.path)
+        published = None if self._anew else self.ledger.published(file.path)
         if published is not None and published.is_of(file) and self._take(published):
             self.ledger.finish_file(file.id, published.size, published.checksum, published.modified)
             return True

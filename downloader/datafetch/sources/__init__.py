@@ -155,6 +155,15 @@ def open_source(item: DownloadItem, stall_timeout: float) -> Source:
     `stall_timeout` is the seconds that a connection may stay silent.
     Raises InvalidConfigError where the item's files cannot be read or its settings cannot work.
     """
+    if item.manifest is None and item.max_timestamp_spread is None:
+        return open_provider(item, stall_timeout)
+    from datafetch.sources.membership import Membership, MembershipSource
+
+    return MembershipSource(item, Membership.of(item), stall_timeout)
+
+
+def open_provider(item: DownloadItem, stall_timeout: float) -> Source:
+    """Return the same, with everything that the provider lists: what else the item says of its files is left out."""
     match item.type:
         case "s3":
             from datafetch.sources.s3 import S3Source
@@ -194,5 +203,6 @@ __all__ = [
     "HttpAccess",
     "RangeReader",
     "Source",
+    "open_provider",
     "open_source",
 ]
