@@ -54,14 +54,34 @@ class TransferSettings(ConfigModel):
 
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] = 256
     """Most open requests at a time."""
+    min_concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Fewest requests of one kind (ranges of large files, small files) that may be open at a time, also where the
+    source refuses some. Default: what pays is found by measuring, down to one."""
+    tuning_interval: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] | None = None
+    """Most seconds until another number of requests is tried, once a good one has been found. Default: 8."""
     bandwidth_limit: Annotated[int, Field(ge=1)] | None = None
     """Most bytes per second."""
     stall_timeout: Annotated[int, Field(ge=1)] = 60
     """Seconds that a connection may stay silent."""
+    max_retries: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """How often one range of an object is asked for again without a byte of progress, whatever the reason. Default:
+    29 times where the source asks for fewer requests, 4 times where a connection stalls, else 7 times."""
+    retry_delay: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
+    """Fewest seconds before a range is asked for again the first time; each further time twice as many, up to 30.
+    Default: half a second, less after silence."""
     verify: Literal["Identity", "Full"] = "Identity"
     """What is asked of data that is there already before it is used again. `Identity`: that size and modification time
     are those of the file that was verified when it was fetched, and that the source still has that object. `Full`: that
     its bytes, read again, have the checksum too."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TransferSettings":
+        if self.min_concurrency is not None and self.min_concurrency > self.max_concurrency:
+            raise ValueError(
+                f"at least {self.min_concurrency} requests at a time (min_concurrency) and at most "
+                f"{self.max_concurrency} (max_concurrency) cannot be; change one of them"
+            )
+        return self
 
 
 class DownloadConfig(ConfigModel):

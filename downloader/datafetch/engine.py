@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from datafetch.errors import InterruptedByRequestError
 from datafetch.memory import buffer_budget, memory_limit
-from datafetch.pace import TICK_SECONDS, BandwidthLimiter, Concurrency
+from datafetch.pace import TICK_SECONDS, BandwidthLimiter, Concurrency, Retries
 from datafetch.plan import Plan, check_space
 from datafetch.scheduler import Scheduler
 from datafetch.sink import Complete, FileWriter, InPlaceLayout, Layout, ManagedLayout, Sink, TargetLock
@@ -33,7 +33,7 @@ from datafetch.transfer import (
     Transfers,
 )
 from datafetch.transport.lane import Lane
-from datafetch_api.config import DownloadConfig, DownloadItem
+from datafetch_api.config import DownloadConfig, DownloadItem, TransferSettings
 from datafetch_api.report import SourceSummary, Stage
 from datafetch_api.spec_hash import request_hash
 
@@ -213,10 +213,8 @@ class _Fetch:
         self._free = sink.free_bytes()
         self.plan = Plan(sink.ledger, [source.name for source in sources], sink.fold)
         budget = buffer_budget(memory_limit())
-        self._ranges = _Pace(Concurrency(min(most, max(1, budget // BUFFER_BYTES)), start=2, growth=4), Meter())
-        self._small = _Pace(
-            Concurrency(min(most, max(1, budget // _SMALL_EXCHANGE_BYTES)), start=16, growth=4), Meter()
-        )
+        self._ranges = _make_pace(min(most, max(1, budget // BUFFER_BYTES)), 2, config.transfer)
+        self._small = _make_pace(min(most, max(1, budget // _SMALL_EXCHANGE_BYTES)), 16, config.transfer)
         self._scheduler: Scheduler[FileWriter] = Scheduler(
             self._ranges.concurrency.level, self.plan.next_files, self._wake_lane
         )
@@ -229,6 +227,7 @@ class _Fetch:
         context = FetchContext(
             sources=sources, sink=sink, plan=self.plan, scheduler=self._scheduler, observer=observer, limiter=limiter,
             stalls=self._stalls, stall_timeout=stall_timeout, stop=self._stop,
+            retries=Retries(config.transfer.max_retries, config.transfer.retry_delay),
         )  # fmt: skip
         self._transfers = Transfers(context, self._ranges.meter)
         self._small_files = SmallFiles(
@@ -382,6 +381,12 @@ def batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
     while batch := list(islice(entries, length)):
         yield batch
         length = min(_LONGEST_BATCH, length * 2)
+
+
+def _make_pace(most: int, start: int, settings: TransferSettings) -> "_Pace":
+    floor = settings.min_concurrency or 1
+    concurrency = Concurrency(most, start, growth=4, floor=floor, longest_rest=settings.tuning_interval)
+    return _Pace(concurrency, Meter())
 
 
 @dataclass(frozen=True, slots=True)

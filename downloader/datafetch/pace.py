@@ -219,11 +219,24 @@ class Concurrency:
     much it bears: the level falls by the requests refused, and from there creeps back. Pure: `tick` says what happened.
     """
 
-    def __init__(self, most: int, start: int = START_LEVEL, *, growth: float = 2.0) -> None:
+    def __init__(
+        self,
+        most: int,
+        start: int = START_LEVEL,
+        *,
+        growth: float = 2.0,
+        floor: int = 1,
+        longest_rest: float | None = None,
+    ) -> None:
         self._most = max(1, most)
-        self._level = min(max(1, start), self._most)
-        self._least = min(START_LEVEL, self._level)
+        self._floor = min(max(1, floor), self._most)
+        """No fewer, whatever the source says: somebody asked for that."""
+        self._level = min(max(self._floor, start), self._most)
+        self._least = max(self._floor, min(START_LEVEL, self._level))
         """Fewer save next to nothing; only a source that refuses brings it below."""
+        self._longest_rest = longest_rest or _LONGEST_REST
+        """Seconds between two tries of another level, at most."""
+        self._shortest_rest = min(_SHORTEST_REST, self._longest_rest)
         self._growth = growth
         self._ceiling = self._most
         """What the source bears, as far as is known."""
@@ -233,7 +246,7 @@ class Concurrency:
         self._growing = self._level < self._most
         self._upward = True
         self._rest = 0.0
-        self._patience = _SHORTEST_REST
+        self._patience = self._shortest_rest
         self._strange = 0
         """Ticks in a row that do not look like the estimate: the link has changed."""
         self._episode = _Episode(self._level, self._level)
@@ -322,7 +335,7 @@ class Concurrency:
         return True
 
     def _fall_to(self, level: int) -> None:
-        level = max(1, min(level, self._level))
+        level = max(self._floor, min(level, self._level))
         self._ceiling = level
         self._creep_rest = self._creep_patience
         self._growing, self._upward = False, False
@@ -370,7 +383,7 @@ class Concurrency:
     def _end_growth(self, level: int) -> None:
         """Settle at the level where goodput stopped growing with it."""
         self._growing, self._base = False, None
-        self._rest = _SHORTEST_REST if level < self._most else _REST_AT_MOST
+        self._rest = self._shortest_rest if level < self._most else min(_REST_AT_MOST, self._longest_rest)
         self._growth = min(self._growth, _GROWTH_AGAIN)
         if level < self._level:
             self._move(level)
@@ -406,7 +419,7 @@ class Concurrency:
         if gain - (error if factor > 1 else 0.0) < worth:
             self._return_to(base)
             return
-        self._rest, self._patience = 0.0, _SHORTEST_REST
+        self._rest, self._patience = 0.0, self._shortest_rest
         if factor > 1 and gain - error >= 1 + (factor - 1) * _WORTH_GROWING_AGAIN and self._ceiling == self._most:
             self._growing, self._base = True, base
 
@@ -419,7 +432,7 @@ class Concurrency:
     def _fail_try(self) -> None:
         self._upward = not self._upward
         self._rest = self._patience
-        self._patience = min(_LONGEST_REST, self._patience * 1.5)
+        self._patience = min(self._longest_rest, self._patience * 1.5)
 
     def _watch(self, rate: float) -> None:
         """Begin anew where goodput is not what it was any more."""
@@ -427,7 +440,7 @@ class Concurrency:
         self._strange = self._strange + 1 if strange else 0
         if self._strange < _STRANGE_TICKS:
             return
-        self._strange, self._rest, self._patience, self._upward = 0, 0.0, _SHORTEST_REST, True
+        self._strange, self._rest, self._patience, self._upward = 0, 0.0, self._shortest_rest, True
         self._here = _Estimate(self._level)
 
     def _move(self, level: int) -> None:
@@ -436,8 +449,25 @@ class Concurrency:
         self._strange = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """What somebody has said of asking again; None: what is known to work."""
+
+    most: int | None = None
+    """How often a range is asked for again without a byte of progress, whatever the reason."""
+    delay: float | None = None
+    """Fewest seconds before it is asked for again the first time."""
+
+
+USUAL_RETRIES = Retries()
+
+
 def wait_before_retry(
-    error: DataFetchError, tries: int, *, jitter: Callable[[], float] = random.random
+    error: DataFetchError,
+    tries: int,
+    *,
+    retries: Retries = USUAL_RETRIES,
+    jitter: Callable[[], float] = random.random,
 ) -> float | None:
     """Return the seconds to wait before a range is asked for again, or None where that is useless by now.
 
@@ -445,13 +475,23 @@ def wait_before_retry(
     never shorter than what the server asked for (RFC 9110, Retry-After). Who was refused because of the number of
     requests asks again sooner, and more often: there will be fewer. Who met silence has waited already.
     """
-    if not isinstance(error, SourceUnavailableError):
+    if not isinstance(error, SourceUnavailableError) or tries >= _most_tries(error, retries):
         return None
-    if isinstance(error, StalledError):
-        return None if tries >= MAX_STALLS else jitter() * _WAIT_AFTER_STALL
-    most, longest = (MAX_REFUSALS, _LONGEST_WAIT_REFUSED) if error.throttled else (MAX_TRIES, _LONGEST_WAIT)
-    if tries >= most:
-        return None
-    wait = min(longest, _FIRST_WAIT * 2.0 ** min(tries - 1, 10)) * (0.5 + jitter() / 2)
+    longest = _LONGEST_WAIT_REFUSED if error.throttled else _LONGEST_WAIT
+    doubled = 2.0 ** min(tries - 1, 10)
+    if retries.delay is not None:
+        wait = min(max(longest, retries.delay), retries.delay * doubled) * (1 + jitter() / 4)
+    elif isinstance(error, StalledError):
+        return jitter() * _WAIT_AFTER_STALL
+    else:
+        wait = min(longest, _FIRST_WAIT * doubled) * (0.5 + jitter() / 2)
     # All that are refused at once are told the same: a quarter of it spreads them.
     return max(wait, min(error.retry_after or 0.0, 120.0) * (1 + jitter() / 4))
+
+
+def _most_tries(error: SourceUnavailableError, retries: Retries) -> int:
+    if retries.most is not None:
+        return retries.most + 1
+    if isinstance(error, StalledError):
+        return MAX_STALLS
+    return MAX_REFUSALS if error.throttled else MAX_TRIES

@@ -159,7 +159,9 @@ class SmallFiles:
         self._received -= received
         exchange.tries += 1
         file = exchange.file
-        if not isinstance(error, SourceUnavailableError) or (exchange.tries > _MOST_TRIES and not error.throttled):
+        # Where somebody has said how many tries there are, all of them are counted here.
+        is_too_much = exchange.tries > _MOST_TRIES and self._context.retries.most is None
+        if not isinstance(error, SourceUnavailableError) or (is_too_much and not error.throttled):
             self._context.scheduler.put_back(file)
             return
         wait = self._context.retry_delay(error, exchange.tries, self._meter)

@@ -20,7 +20,7 @@ from datafetch.errors import (
     SourceUnavailableError,
     StalledError,
 )
-from datafetch.pace import BandwidthLimiter, wait_before_retry
+from datafetch.pace import BandwidthLimiter, Retries, wait_before_retry
 from datafetch.plan import Plan
 from datafetch.records import PlannedFile
 from datafetch.scheduler import FileTask, RangeTask, Scheduler
@@ -148,12 +148,13 @@ class FetchContext:
     limiter: BandwidthLimiter
     stalls: StallWatch
     stall_timeout: float
+    retries: Retries
     stop: threading.Event
     """Set once nothing more is to be done."""
 
     def retry_delay(self, error: SourceUnavailableError, tries: int, meter: Meter) -> float | None:
         """Return the seconds before asking again after an error, None where that is useless by now; take note of it."""
-        wait = wait_before_retry(error, tries)
+        wait = wait_before_retry(error, tries, retries=self.retries)
         if wait is None:
             return None
         meter.count_refused(throttled=error.throttled)

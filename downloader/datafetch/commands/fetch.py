@@ -3,6 +3,7 @@
 import argparse
 import gc
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,7 +76,13 @@ examples:
 
 Credentials come from where each SDK looks for them: the environment
 (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN,
-AZURE_STORAGE_CONNECTION_STRING), its own files, or the machine's identity."""
+AZURE_STORAGE_CONNECTION_STRING), its own files, or the machine's identity.
+
+The environment variables of Super Obj Soaker are obeyed too; an option wins:
+  MIN_PROCESSES, MAX_PROCESSES  --min-workers, --max-workers
+  MAX_SPEED                     --bandwidth-limit, in MB/s (1,000,000 bytes)
+  MAX_RETRIES, RETRY_DELAY      --max-retries, --retry-delay
+  OPTIMIZATION_INTERVAL         most seconds until another number is tried"""
 
 
 def add_run(commands: "Commands[Parser]") -> None:
@@ -129,7 +136,12 @@ def _run(options: argparse.Namespace, session: Session) -> Answer:
 
 
 def _get(options: argparse.Namespace, session: Session) -> Answer:
-    return _fetch(options, session, lambda: load_uri(options.uri, options.dest, options))
+    from datafetch.commands.soaker import with_environment
+
+    def load() -> "DownloadConfig":
+        return with_environment(load_uri(options.uri, options.dest, options), os.environ, options)
+
+    return _fetch(options, session, load)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ messages of a pod's containers share 12,000 bytes."""
 _PROGRESS = ("auto", "bar", "json", "none")
 _VERIFY = {"identity": "Identity", "full": "Full"}
 _MOST_WORKERS = 1024
+_MOST_RETRIES = 1000
+_LONGEST_DELAY = 3600
 _SHORTEST_MESSAGE = 200
 _LONGEST_MESSAGE = 4096
 """Bytes that kubelet keeps of a container's message."""
@@ -156,6 +158,32 @@ def add_transfer_options(parser: argparse.ArgumentParser) -> None:
         help="most requests at a time, of all sources; how many of them pay is found by measuring (default: 256)",
     )
     group.add_argument(
+        "--min-workers",
+        metavar="N",
+        type=worker_count,
+        help="fewest requests of one kind (ranges of large files, small files) at a time, also where the source "
+        "refuses some (default: as measured)",
+    )
+    group.add_argument(
+        "--bandwidth-limit",
+        metavar="SIZE",
+        type=_byte_rate,
+        help="most bytes per second, of all sources: 50M, 200Mi (default: no limit)",
+    )
+    group.add_argument(
+        "--max-retries",
+        metavar="N",
+        type=retry_count,
+        help="how often a range that brings nothing is asked for again (default: 29 times where the source asks for "
+        "fewer requests, 4 times where connections stall, else 7 times)",
+    )
+    group.add_argument(
+        "--retry-delay",
+        metavar="SECONDS",
+        type=delay_seconds,
+        help="fewest seconds before that; doubled with each further time, up to 30 (default: half a second)",
+    )
+    group.add_argument(
         "--verify",
         metavar="HOW",
         choices=tuple(_VERIFY),
@@ -181,16 +209,37 @@ def add_locked_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+TRANSFER_SETTINGS = {
+    "min_workers": "min_concurrency",
+    "max_workers": "max_concurrency",
+    "bandwidth_limit": "bandwidth_limit",
+    "max_retries": "max_retries",
+    "retry_delay": "retry_delay",
+}
+"""The setting of `transfer` that an option stands for."""
+
+
 def with_transfer(config: "DownloadConfig", options: argparse.Namespace) -> "DownloadConfig":
     """Return the config with what the command line says of the transfer; it wins over the file's."""
-    update: dict[str, object] = {}
-    if options.max_workers is not None:
-        update["max_concurrency"] = options.max_workers
-    if options.verify is not None:
-        update["verify"] = _VERIFY[options.verify]
+    update = {setting: getattr(options, name) for name, setting in TRANSFER_SETTINGS.items()}
+    update["verify"] = _VERIFY.get(options.verify)
+    return with_settings(config, {setting: value for setting, value in update.items() if value is not None})
+
+
+def with_settings(config: "DownloadConfig", update: Mapping[str, object]) -> "DownloadConfig":
+    """Return the config with these settings of its `transfer`. Raises InvalidConfigError where they do not fit."""
+    from datafetch.errors import InvalidConfigError
+
     if not update:
         return config
-    return config.model_copy(update={"transfer": config.transfer.model_copy(update=update)})
+    transfer = config.transfer.model_copy(update=dict(update))
+    fewest, most = transfer.min_concurrency, transfer.max_concurrency
+    if fewest is not None and fewest > most:
+        raise InvalidConfigError(
+            f"at least {fewest} requests at a time (--min-workers, MIN_PROCESSES, min_concurrency) and at most {most} "
+            "(--max-workers, MAX_PROCESSES, max_concurrency) cannot be; change one of them"
+        )
+    return config.model_copy(update={"transfer": transfer})
 
 
 # --- how to say so ---------------------------------------------------------------------------------------------------
@@ -249,6 +298,39 @@ def worker_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_WORKERS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_WORKERS}")
     return int(text)
+
+
+def retry_count(text: str) -> int:
+    """Return how often something is tried again."""
+    if not text.isdecimal() or int(text) > _MOST_RETRIES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {_MOST_RETRIES}")
+    return int(text)
+
+
+def delay_seconds(text: str) -> float:
+    """Return seconds."""
+    seconds = decimal_number(text)
+    if seconds is None or seconds > _LONGEST_DELAY:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {_LONGEST_DELAY}")
+    return seconds
+
+
+def decimal_number(text: str) -> float | None:
+    """Return a number that is not negative, as `10` or `0.5`; None for any other text."""
+    whole, _, rest = text.strip().partition(".")
+    return float(text) if (whole + rest).isdecimal() and text.isascii() else None
+
+
+def _byte_rate(text: str) -> int:
+    from datafetch_api.quantities import parse_bytes
+
+    try:
+        rate = parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, in bytes per second") from None
+    if not rate:
+        raise argparse.ArgumentTypeError("0 bytes per second would never end")
+    return rate
 
 
 def _log_level(text: str) -> str:

@@ -17,6 +17,7 @@ from datafetch.pace import (
     START_LEVEL,
     BandwidthLimiter,
     Concurrency,
+    Retries,
     wait_before_retry,
 )
 from unit.downloader.simulated_link import Simulation, World, best_fixed
@@ -330,3 +331,55 @@ def test_after_silence_it_asks_again_at_once_but_not_for_ever() -> None:
 
 def test_what_a_retry_cannot_mend_is_not_retried() -> None:
     assert wait_before_retry(CredentialsRejectedError("403"), 1) is None
+
+
+def retry_count(error: SourceUnavailableError, retries: Retries) -> int:
+    """How often a range is asked for again before it is given up."""
+    return next(tries for tries in itertools.count() if wait_before_retry(error, tries + 1, retries=retries) is None)
+
+
+@pytest.mark.parametrize(
+    "error", [SourceUnavailableError("broken"), SourceUnavailableError("503", throttled=True), StalledError("silent")]
+)
+@pytest.mark.parametrize("most", [0, 1, 3, 50])
+def test_who_says_how_often_is_obeyed_whatever_the_reason(error: SourceUnavailableError, most: int) -> None:
+    assert retry_count(error, Retries(most=most)) == most
+
+
+def test_a_delay_that_was_asked_for_is_kept_and_doubled() -> None:
+    error, delay = SourceUnavailableError("broken"), Retries(most=9, delay=5.0)
+    waits = [wait_before_retry(error, tries, retries=delay, jitter=lambda: 0.0) for tries in range(1, 6)]
+    assert waits == [5.0, 10.0, 20.0, 30.0, 30.0]
+    assert wait_before_retry(error, 4, retries=Retries(delay=90.0), jitter=lambda: 0.0) == 90.0
+    assert wait_before_retry(StalledError("silent"), 1, retries=delay, jitter=lambda: 1.0) == 6.25
+    assert wait_before_retry(error, 3, retries=Retries(delay=0.0)) == 0.0
+    asked = SourceUnavailableError("503", throttled=True, retry_after=7.0)
+    assert wait_before_retry(asked, 1, retries=Retries(delay=1.0), jitter=lambda: 0.0) == 7.0
+
+
+# --- what somebody asks for ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [8, 64])
+def test_a_floor_is_where_it_starts_and_what_it_never_falls_below(most: int) -> None:
+    concurrency = Concurrency(most, 2, growth=4, floor=6)
+    assert concurrency.level == 6
+    for _ in range(200):
+        assert concurrency.tick(0.1, 0, 0, busy=concurrency.level, throttled=concurrency.level, lost=3) >= 6
+
+
+def test_a_floor_above_the_maximum_is_the_maximum() -> None:
+    assert Concurrency(4, 2, floor=9).level == 4
+
+
+def changes(longest_rest: float | None) -> int:
+    """How often the level changes in ten minutes in which it makes no difference."""
+    concurrency = Concurrency(64, 8, longest_rest=longest_rest)
+    levels = [concurrency.tick(0.1, 1e6, 8, busy=concurrency.level) for _ in range(6000)]
+    return sum(one != other for one, other in itertools.pairwise(levels))
+
+
+def test_the_interval_says_how_often_another_level_is_tried() -> None:
+    often, usually, seldom = changes(1.0), changes(None), changes(60.0)
+    assert often > 2 * usually > 0
+    assert usually > 2 * seldom > 0
