@@ -195,9 +195,11 @@ def _addresses(http: HttpSource) -> Iterator[str]:
 
 
 def _host_of(url: str | None) -> str:
-    """Return the host of a URL in lower case, without its port; empty for none."""
+    """Return the host of a URL, or of git's USER@HOST:PATH, in lower case, without its port; empty for none."""
     if not url:
         return ""
+    if "://" not in url:
+        return url.partition("@")[2].partition(":")[0].lower()
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

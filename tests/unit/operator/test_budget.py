@@ -227,6 +227,7 @@ def test_one_that_needs_two_hosts_starts_although_each_is_taken_as_soon_as_it_is
         ({"lakeFS": {"repository": "models"}}, "lakefs"),
         ({"git": {"url": "https://git.example.org/team/repo.git"}}, "git.example.org"),
         ({"git": {"url": "ssh://git@git.example.org:2222/team/repo"}}, "git.example.org"),
+        ({"git": {"url": "git@git.example.org:team/repo.git"}}, "git.example.org"),
         ({"uri": "lakefs://models/main/"}, "lakefs"),
         ({"uri": "git+https://git.example.org/team/repo@v1"}, "git.example.org"),
         ({"uri": "s3://bucket/key"}, "s3.amazonaws.com"),
