@@ -30,6 +30,11 @@ _SOME_BYTES = rule("quantity(string(self)).isGreaterThan(quantity('0'))", "must 
 _SOME_TIME = rule("duration(self) > duration('0s')", "must be longer than 0s")
 
 
+def default_is(value: object) -> AfterValidator:
+    """Return a validator that takes the default, where somebody writes it, for what it is: nothing was said."""
+    return AfterValidator(lambda given: None if given == value else given)
+
+
 def require_safe_path(path: str) -> str:
     """Return a path that stays below its directory, and touches nothing of ours; raises ValueError."""
     if any(segment in ("", ".", "..", ".datafetch") for segment in path.split("/")):

@@ -187,7 +187,7 @@ def _locate_s3(s3: S3Source) -> tuple[Location, dict[str, Any]]:
         "region": s3.region,
         "addressing_style": _ADDRESSING[s3.addressing_style],
         "anonymous": s3.anonymous,
-        "requester_pays": s3.requester_pays,
+        "requester_pays": bool(s3.requester_pays),
         "profile": s3.profile,
         "version_id": s3.version_id,
     }
@@ -218,8 +218,8 @@ def _locate_azure(azure: AzureBlobSource) -> tuple[Location, dict[str, Any]]:
 def _locate_hub(hub: HuggingFaceSource) -> tuple[Location, dict[str, Any]]:
     settings = {
         "endpoint_url": hub.endpoint,
-        "layout": _HUB_LAYOUTS[hub.layout],
-        "formats": hub.formats.lower(),
+        "layout": _HUB_LAYOUTS[hub.layout or "Files"],
+        "formats": (hub.formats or "All").lower(),
     }
     path, match = _object_or_prefix(hub)
     return Location("hf", hub.repo, path, match, hub.revision, _REPO_TYPES[hub.repo_type]), settings

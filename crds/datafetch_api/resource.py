@@ -223,8 +223,8 @@ class JobTemplate(ApiModel):
     """Environment variables of the download container, for example proxies."""
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = 6
     """Retries after failures that a retry can mend. Other failures end the fetch at once."""
-    shards: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many pods share the files of one fetch among them. More than one needs a claim that is ReadWriteMany."""
+    shards: Annotated[int, Field(ge=1, le=64)] | None = None
+    """How many pods share the files of one fetch among them. Default: 1. More need a claim that is ReadWriteMany."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
     """Most seconds that one attempt may take. Default: no limit."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_592_000)] | None = None

@@ -1,4 +1,8 @@
-"""Where a resource's data comes from: one member for each provider, and the source around it."""
+"""Where a resource's data comes from: one member for each provider, and the source around it.
+
+A field that is added to a model that has been released has no default of its own, but None: the API server would fill
+in the default at once, and an operator of the version before knows no such field.
+"""
 
 import re
 from typing import Annotated, Literal, Self
@@ -17,6 +21,7 @@ from datafetch_api.fields import (
     ObjectKey,
     RelativePath,
     Url,
+    default_is,
     require_safe_path,
     rule,
     rules,
@@ -76,8 +81,8 @@ class S3Source(ApiModel):
     """How the bucket is named in requests. Auto: by path where an endpoint is given, else by host name."""
     anonymous: bool = False
     """Send unsigned requests. Without it, missing credentials are an error."""
-    requester_pays: bool = False
-    """Agree to be billed for the requests and the transfer, as buckets with requester pays ask."""
+    requester_pays: Annotated[bool | None, default_is(False)] = None
+    """Agree to be billed for the requests and the transfer, as buckets with requester pays ask. Default: false."""
     version_id: Version | None = None
     """The version of the object that key names. Default: the newest."""
     profile: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
@@ -170,11 +175,12 @@ class HuggingFaceSource(ApiModel):
     """One file, by its path in the repository."""
     endpoint: Url | None = None
     """URL of a mirror. Default: the public Hub."""
-    layout: Literal["Files", "HubCache"] = "Files"
-    """How the files are laid out. Files: as in the repository. HubCache: as huggingface_hub's cache, for programs that
-    load the repository by its name with HF_HUB_OFFLINE=1 and HF_HUB_CACHE at this directory."""
-    formats: Literal["All", "Safetensors"] = "All"
-    """Which formats of weights are taken. Safetensors: no pickles and no other framework's copies of the weights."""
+    layout: Annotated[Literal["Files", "HubCache"] | None, default_is("Files")] = None
+    """How the files are laid out. Files, the default: as in the repository. HubCache: as huggingface_hub's cache, for
+    programs that load the repository by its name with HF_HUB_OFFLINE=1 and HF_HUB_CACHE at this directory."""
+    formats: Annotated[Literal["All", "Safetensors"] | None, default_is("All")] = None
+    """Which formats of weights are taken. Default: All. Safetensors: no pickles and no other framework's copies of the
+    weights."""
 
     @model_validator(mode="after")
     def _key_or_prefix(self) -> Self:
@@ -349,7 +355,8 @@ class UnpackLimits(ApiModel):
 
 
 _LIMITS_OF_UNPACK = rule(
-    "self.unpack || !has(self.keepArchive) && !has(self.unpackLimits)", "keepArchive and unpackLimits need unpack: true"
+    "has(self.unpack) && self.unpack || !has(self.keepArchive) && !has(self.unpackLimits)",
+    "keepArchive and unpackLimits need unpack: true",
 )
 
 
@@ -374,9 +381,10 @@ class Source(ApiModel):
     """Path of a file at the source, relative to its root, that lists its files: only those are taken."""
     max_timestamp_spread: Duration | None = None
     """Most time between the oldest and the newest of the files: more says that somebody is still writing them."""
-    unpack: bool = False
-    """Unpack the archives among the files (.tar, .tar.gz, .tgz, .tar.zst, .zip), each where it would lie."""
-    keep_archive: bool | None = None
+    unpack: Annotated[bool | None, default_is(False)] = None
+    """Unpack the archives among the files (.tar, .tar.gz, .tgz, .tar.zst, .zip), each where it would lie. Default:
+    false."""
+    keep_archive: Annotated[bool | None, default_is(False)] = None
     """Whether an archive that is unpacked stays beside its files. Default: it does not."""
     unpack_limits: UnpackLimits | None = None
     """What an archive may hold at most."""

@@ -115,7 +115,7 @@ ROWS = [
         "either versionId or snapshot",
     ),
     Row("limits without unpack", source(uri="s3://b/p/", unpackLimits={"maxFiles": 3}), "need unpack: true"),
-    Row("keep without unpack", source(uri="s3://b/p/", keepArchive=False), "need unpack: true"),
+    Row("keep without unpack", source(uri="s3://b/p/", keepArchive=True), "need unpack: true"),
     Row("unpack with limits", source(uri="s3://b/p/", unpack=True, keepArchive=True, unpackLimits={"maxBytes": "1Gi"})),
     Row("a CA bundle", source(uri="s3://b/p/", caBundle={"configMapName": "ca"})),
     Row("s3 uri with globs", source(uri="s3://b/p/", include=["*.json"], exclude=["a*"])),

@@ -41,8 +41,7 @@ def test_the_server_fills_in_the_defaults(fetches: Fetches) -> None:
         "sources": [
             {
                 **S3,
-                "s3": {"bucket": "training", "addressingStyle": "Auto", "anonymous": False, "requesterPays": False},
-                "unpack": False,
+                "s3": {"bucket": "training", "addressingStyle": "Auto", "anonymous": False},
             },
             {
                 **HUB,
@@ -50,10 +49,7 @@ def test_the_server_fills_in_the_defaults(fetches: Fetches) -> None:
                     **HUB["huggingFace"],
                     "repoType": "Model",
                     "revision": "main",
-                    "layout": "Files",
-                    "formats": "All",
                 },
-                "unpack": False,
             },
         ],
         "target": {
@@ -64,7 +60,7 @@ def test_the_server_fills_in_the_defaults(fetches: Fetches) -> None:
             "keepRevisions": 1,
         },
         "transfer": {"maxConcurrency": 256, "stallTimeout": "60s", "verify": "Identity"},
-        "job": {"backoffLimit": 6, "shards": 1},
+        "job": {"backoffLimit": 6},
         "suspend": False,
     }
 

@@ -46,6 +46,7 @@ def test_the_golden_file_has_every_provider_and_every_field() -> None:
         ([_S3], [{**_S3, "caBundle": {"configMapName": "ca"}}]),
         ([_S3], [{**_S3, "s3": {**_S3["s3"], "requesterPays": True, "profile": "p"}}]),  # type: ignore[dict-item] # as above
         ([_S3], [{**_S3, "unpack": False}]),
+        ([_HUB], [{"name": "b", "huggingFace": {"repo": "o/n", "layout": "Files", "formats": "All"}}]),
         ([_S3], [{**_S3, "include": [], "exclude": []}]),
         ([_HUB], [{"name": "b", "huggingFace": {"repo": "o/n", "revision": "main", "repoType": "Model"}}]),
         ([_HUB], [{"huggingFace": {"repo": "o/n"}, "name": "b"}]),
@@ -58,6 +59,7 @@ def test_the_golden_file_has_every_provider_and_every_field() -> None:
         "ca",
         "who pays",
         "no unpacking",
+        "default layout",
         "empty globs",
         "default revision",
         "order of keys",
