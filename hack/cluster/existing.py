@@ -53,6 +53,10 @@ class Existing:
         """Refuse: its nodes are not ours."""
         raise ClusterError(f"Container {container} is not on a node of ours: use a cluster of `make cluster-up`.")
 
+    def run_on_node(self, *command: str) -> None:
+        """Refuse: its nodes are not ours."""
+        raise ClusterError(f"{command[0]} is not run on a node that is not ours: use a cluster of `make cluster-up`.")
+
     def is_healthy(self) -> bool:
         """Whether the API server answers."""
         kubectl = binaries.program("kubectl")

@@ -75,6 +75,10 @@ class Kind:
         task = ("ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL")
         shell.run(engine(), "exec", _NODE, *task, container)
 
+    def run_on_node(self, *command: str) -> None:
+        """Run a command as root on the node."""
+        shell.run(engine(), "exec", _NODE, *command)
+
     def is_healthy(self) -> bool:
         """Tell whether the provisioner runs and the API server answers."""
         if not paths.kubeconfig().exists() or not processes.is_running("provisioner"):

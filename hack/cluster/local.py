@@ -17,6 +17,7 @@ from cluster import (
     paths,
     processes,
     remains,
+    shell,
 )
 from cluster.errors import ClusterError
 
@@ -91,6 +92,10 @@ class Local:
     def kill_container(self, container: str) -> None:
         """SIGKILL the first process of a container."""
         node.kill(container)
+
+    def run_on_node(self, *command: str) -> None:
+        """Run a command as root: the node is this machine."""
+        shell.run(*command)
 
     def is_healthy(self) -> bool:
         """Every process runs, the node is Ready, and names are resolved."""

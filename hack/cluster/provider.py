@@ -39,6 +39,9 @@ class Provider(Protocol):
     def kill_container(self, container: str) -> None:
         """SIGKILL the first process of a container, by its id, as no signal from inside can."""
 
+    def run_on_node(self, *command: str) -> None:
+        """Run a command as root on the node, where its volumes are."""
+
     def is_healthy(self) -> bool:
         """Whether it can be used now."""
 

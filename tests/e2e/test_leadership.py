@@ -1,23 +1,27 @@
 """Two replicas of the operator, one of which reconciles. Each of these tests takes it away, so they run alone."""
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from deploy import chart
 from deploy.kubectl import Kubectl
 from e2e.conftest import Bucket, random_bytes
-from e2e.tenant import Json, Tenant
+from e2e.leader import (
+    TAKEOVER_SECONDS,
+    container,
+    leader,
+    process_of,
+    stopped,
+    wait_for_another_leader,
+    wait_for_restart,
+)
+from e2e.tenant import Tenant
 
 pytestmark = pytest.mark.alone
 
-LEASE = "datafetch-operator"
-TAKEOVER_SECONDS = 15.0
 PAUSE_SECONDS = 20.0
 
 
@@ -65,58 +69,6 @@ def test_a_leader_that_was_stopped_wakes_up_and_ends_without_a_write(
         assert tenant.consume(name, name) == digests
         assert started(tenant, name) == 1
     assert len(tenant.ours("job")) == 2
-
-
-def leader(kubectl: Kubectl) -> str:
-    """Return the name of the pod that leads."""
-    found = kubectl.get("lease", LEASE, chart.NAMESPACE)
-    assert found is not None
-    return str(found["spec"]["holderIdentity"]).partition("_")[0]
-
-
-def wait_for_another_leader(kubectl: Kubectl, before: str) -> float:
-    """Return when, by this machine's monotonic clock, another pod was seen to lead."""
-    deadline = time.monotonic() + 2 * TAKEOVER_SECONDS
-    while leader(kubectl) in (before, ""):
-        assert time.monotonic() < deadline, f"{before} still leads"
-        time.sleep(0.2)
-    return time.monotonic()
-
-
-def process_of(pod: str) -> int:
-    """Return the operator's process in a pod, by its number on this machine, where the nodes run as well."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            environment = (process / "environ").read_bytes().split(b"\0")
-            if f"HOSTNAME={pod}".encode() in environment:
-                return int(process.name)
-    raise AssertionError(f"pod {pod} has no process on this machine")
-
-
-@contextlib.contextmanager
-def stopped(process: int) -> Iterator[float]:
-    """Stop a process, and let it go on afterwards; give when it was stopped."""
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield time.monotonic()
-    finally:
-        os.kill(process, signal.SIGCONT)
-
-
-def container(kubectl: Kubectl, pod: str) -> Json:
-    """Return the state of the operator's container."""
-    found = kubectl.get("pod", pod, chart.NAMESPACE)
-    assert found is not None
-    return dict(found["status"]["containerStatuses"][0])
-
-
-def wait_for_restart(kubectl: Kubectl, pod: str, restarts: int) -> Json:
-    """Wait until the container was started again, and return how it had ended."""
-    deadline = time.monotonic() + 60
-    while (state := container(kubectl, pod))["restartCount"] == restarts:
-        assert time.monotonic() < deadline, "it goes on"
-        time.sleep(0.5)
-    return dict(state["lastState"]["terminated"])
 
 
 def started(tenant: Tenant, fetch: str) -> int:
