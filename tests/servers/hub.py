@@ -8,8 +8,10 @@
 
 Small text files are served by the Hub itself, their ETag is the git blob's SHA-1. Files that match `lfs` are served
 by `hub.cdn`, another origin with signed links: the Hub answers with a redirect that carries X-Linked-Etag (SHA-256)
-and X-Linked-Size; the CDN's own ETag is another one, as it is on the real CDN. Whatever needs a git or an xet
-protocol is left out, and so are writes.
+and X-Linked-Size; the CDN's own ETag is another one, as it is on the real CDN. With `hub.xet`, large files are kept in
+xet storage, as those of most repositories are: the answer also carries X-Xet-Hash, X-Xet-Refresh-Route and a Link, and
+the redirect leads to the bridge that serves plain bytes. Whatever needs a git or an xet protocol is left out, and so
+are writes.
 """
 
 from __future__ import annotations
@@ -66,6 +68,11 @@ class File:
         """The LFS object as the CDN has it."""
         return content(self.data)
 
+    @cached_property
+    def xet_hash(self) -> str:
+        """What xet storage names the content by: 64 hex digits, and not its SHA-256."""
+        return hashlib.sha256(b"xet" + self.data).hexdigest()
+
 
 @dataclass
 class Repo:
@@ -75,6 +82,9 @@ class Repo:
     repo_type: RepoType = "model"
     private: bool = False
     gated: bool = False
+    disabled: bool = False
+    awaiting: bool = False
+    """Gated, and the requests of those who may not read it wait for its authors."""
     lfs: tuple[str, ...] = LFS_PATTERNS
     refs: dict[str, str] = field(default_factory=dict)
     """Commit by ref: `refs/heads/main`, `refs/tags/v1`, `refs/pr/1`."""
@@ -128,6 +138,10 @@ class Hub(Server):
         """Entries of one page of a tree."""
         self.relative_redirects = False
         """Send clients for small files to a path of the same origin first, as the real Hub does."""
+        self.xet = False
+        """Keep large files in xet storage."""
+        self.refusals: list[Response] = []
+        """Answers to the next requests, whatever they ask for."""
         self._guard = threading.Lock()
         self._repos: dict[tuple[str, str], Repo] = {}
         self._tokens: dict[str, frozenset[str]] = {}
@@ -151,7 +165,7 @@ class Hub(Server):
         lfs: Sequence[str] = LFS_PATTERNS,
     ) -> Repo:
         """Add a repository `ORG/NAME` with one commit on `main`."""
-        repo = Repo(repo_id, repo_type, private, gated, tuple(lfs))
+        repo = Repo(repo_id, repo_type, private, gated, lfs=tuple(lfs))
         repo.commit(files)
         with self._guard:
             self._repos[repo_type, repo_id] = repo
@@ -167,6 +181,9 @@ class Hub(Server):
         self._link_epoch += 1
 
     def _page(self, request: Request) -> Response:
+        with self._guard:
+            if self.refusals:
+                return self.refusals.pop(0)
         path = request.exchange.target.partition("?")[0]
         api = _API.fullmatch(path)
         if api:
@@ -190,7 +207,7 @@ class Hub(Server):
         if action == "tree":
             return self._tree(request, repo, commit, urllib.parse.unquote(folder))
         if action == "paths-info":
-            return _json(_paths_info(repo.commits[commit], b"".join(request.body)))
+            return _json(_paths_info(repo.commits[commit], b"".join(request.body), xet=self.xet))
         return _json(_info(repo, commit))
 
     def _readable(self, request: Request, repo_type: str, repo_id: str) -> Repo | Response:
@@ -203,14 +220,14 @@ class Hub(Server):
             if token:
                 return _error(404, "RepoNotFound", "Repository not found")
             return _error(401, "RepoNotFound", "Invalid username or password.")
-        return repo
+        return _error(403, "", "Access to this resource is disabled.") if repo.disabled else repo
 
     def _grants(self, token: str, repo: Repo) -> bool:
         return repo.repo_id in self._tokens.get(token, frozenset())
 
     def _tree(self, request: Request, repo: Repo, commit: str, folder: str) -> Response:
         query = request.exchange.query
-        entries = _entries(repo.commits[commit], folder, query.get("recursive") == "true")
+        entries = _entries(repo.commits[commit], folder, query.get("recursive") == "true", xet=self.xet)
         if folder and not entries:
             return _error(404, "EntryNotFound", f"{folder} does not exist on {commit}")
         start = int(query.get("cursor", "0"))
@@ -229,6 +246,8 @@ class Hub(Server):
             return repo
         if repo.gated and not self._grants(_token(request), repo):
             said = f"Access to {repo_type} {repo.repo_id} is restricted."
+            if repo.awaiting and _token(request):
+                said = f"Your request to access {repo_type} {repo.repo_id} is awaiting a review from the repo authors."
             return _error(403 if _token(request) else 401, "GatedRepo", said)
         commit = repo.resolve(urllib.parse.unquote(revision))
         if commit is None:
@@ -237,15 +256,23 @@ class Hub(Server):
         if file is None:
             return _error(404, "EntryNotFound", "Entry not found", ("X-Repo-Commit", commit))
         if file.lfs:
-            return self._to_cdn(file, commit)
+            return self._to_cdn(file, repo, commit)
         if self.relative_redirects and not is_cache:
             kind = "" if repo_type == "model" else f"/{repo_type}s"
             location = f"/api/resolve-cache{kind}/{repo_id}/resolve/{commit}/{path}"
             return text_response(307, "elsewhere", ("Location", location), ("X-Repo-Commit", commit))
         return serve(request, Content(file.data, f'"{file.blob_id}"', None), (("X-Repo-Commit", commit),))
 
-    def _to_cdn(self, file: File, commit: str) -> Response:
+    def _to_cdn(self, file: File, repo: Repo, commit: str) -> Response:
         location = f"{self.cdn.url}/lfs/{file.sha256}?X-Signature={self._link_epoch}"
+        headers: Headers = ()
+        if self.xet:
+            query = f"X-Amz-Expires=3600&X-Signature={self._link_epoch}&response-content-disposition=inline"
+            location = f"{self.cdn.url}/xet-bridge-us/{commit[:24]}/{file.xet_hash}?{query}"
+            route = f"{self.url}/api/{repo.repo_type}s/{repo.repo_id}/xet-read-token/{commit}"
+            storage = f"{self.cdn.url}/v1/reconstructions/{file.xet_hash}"
+            links = f'<{route}>; rel="xet-auth", <{storage}>; rel="xet-reconstruction-info"'
+            headers = (("X-Xet-Hash", file.xet_hash), ("X-Xet-Refresh-Route", route), ("Link", links))
         return text_response(
             302,
             "elsewhere",
@@ -253,16 +280,17 @@ class Hub(Server):
             ("X-Repo-Commit", commit),
             ("X-Linked-Etag", f'"{file.sha256}"'),
             ("X-Linked-Size", str(len(file.data))),
+            *headers,
         )
 
     def _large_file(self, request: Request) -> Response:
         if request.exchange.query.get("X-Signature") != str(self._link_epoch):
             return text_response(403, "Request has expired")
-        wanted = request.exchange.path.removeprefix("/lfs/")
+        wanted = request.exchange.path.rpartition("/")[2]
         for repo in list(self._repos.values()):
             for files in list(repo.commits.values()):
                 for file in files.values():
-                    if file.lfs and file.sha256 == wanted:
+                    if file.lfs and wanted in (file.sha256, file.xet_hash):
                         return serve(request, file.object)
         return text_response(404, "no such object")
 
@@ -317,7 +345,7 @@ def _refs(repo: Repo) -> dict[str, list[dict[str, str]]]:
     return {"branches": of("refs/heads/"), "tags": of("refs/tags/"), "converts": [], "pullRequests": of("refs/pr/")}
 
 
-def _entries(files: Mapping[str, File], folder: str, recursive: bool) -> list[dict[str, object]]:
+def _entries(files: Mapping[str, File], folder: str, recursive: bool, *, xet: bool) -> list[dict[str, object]]:
     """Files and folders below a folder, sorted by path; without `recursive`, its direct children."""
     base = f"{folder.strip('/')}/" if folder.strip("/") else ""
     found: dict[str, dict[str, object]] = {}
@@ -329,7 +357,7 @@ def _entries(files: Mapping[str, File], folder: str, recursive: bool) -> list[di
             name = base + "/".join(parts[:depth])
             found[name] = _folder_entry(name)
         if recursive or len(parts) == 1:
-            found[path] = _file_entry(path, file)
+            found[path] = _file_entry(path, file, xet=xet)
     return [found[path] for path in sorted(found)]
 
 
@@ -338,14 +366,16 @@ def _folder_entry(path: str) -> dict[str, object]:
     return {"type": "directory", "oid": oid, "size": 0, "path": path}
 
 
-def _file_entry(path: str, file: File) -> dict[str, object]:
+def _file_entry(path: str, file: File, *, xet: bool) -> dict[str, object]:
     entry: dict[str, object] = {"type": "file", "oid": file.blob_id, "size": len(file.data), "path": path}
     if file.lfs:
         entry["lfs"] = {"oid": file.sha256, "size": len(file.data), "pointerSize": len(file.pointer)}
+        if xet:
+            entry["xetHash"] = file.xet_hash
     return entry
 
 
-def _paths_info(files: Mapping[str, File], body: bytes) -> list[dict[str, object]]:
+def _paths_info(files: Mapping[str, File], body: bytes, *, xet: bool) -> list[dict[str, object]]:
     wanted = urllib.parse.parse_qs(body.decode()).get("paths", [])
     folders = [_folder_entry(path) for path in wanted if any(name.startswith(f"{path}/") for name in files)]
-    return [_file_entry(path, files[path]) for path in wanted if path in files] + folders
+    return [_file_entry(path, files[path], xet=xet) for path in wanted if path in files] + folders

@@ -1,13 +1,15 @@
 """The Hugging Face Hub: the SDK resolves the revision and lists its tree; the bytes go over `transport`.
 
-Everything is of one commit. A large file's link to the CDN is kept for its other ranges. Selections are `selection`'s
-business.
+Everything is of one commit. A large file's link to the CDN is kept for its other ranges; where files are kept in xet
+storage, that link leads to its bridge, which serves plain bytes. Selections are `selection`'s business, the cache's
+layout is `hub_cache`'s, what counts as weights is `weights`'s.
 """
 
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from typing import TypeVar
@@ -25,6 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import parse_ratelimit_headers
 
 from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import (
@@ -35,9 +38,11 @@ from datafetch.errors import (
     SourceUnavailableError,
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
+from datafetch.sources.hub_cache import RefReader, is_ref, ref_entry, repository_folder, snapshot_path
 from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.sources.selection import literal_names, select
+from datafetch.sources.weights import SAFETENSORS, is_left_out
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
 from datafetch.transport.refusals import reason_of, retry_after
 from datafetch_api.config import HuggingFaceItem, Selection
@@ -47,6 +52,10 @@ _DIRECTORIES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _LINK_SECONDS = 900.0
 """A link to the CDN is good for an hour; it is asked for again well before."""
 _MOST_LINKS = 1024
+_MOST_NAMED = 5
+"""Files that one sentence names."""
+_DISABLED = "Access to this resource is disabled"
+"""The Hub has no code for this."""
 _T = TypeVar("_T")
 
 
@@ -57,15 +66,24 @@ class HuggingFaceSource:
         self._item = item
         self._secrets = Secrets()
         self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
-        self._lock = threading.Lock()
+        self._resolving = threading.Lock()
+        self._renewing = threading.Lock()
         self._closed = threading.Event()
         self._links = _Links()
         self._commit: str | None = None
         self._token = self._read_token()
         self._api = HfApi(endpoint=item.endpoint_url, token=self._token or False)
-        self._page = f"{self._api.endpoint.rstrip('/')}/{_DIRECTORIES[item.repo_type]}{item.repo_id}"
+        self._hub = self._api.endpoint.rstrip("/")
+        self._page = f"{self._hub}/{_DIRECTORIES[item.repo_type]}{item.repo_id}"
         self._timeout = stall_timeout
-        self._transport = Transport(stall_timeout=stall_timeout, secrets=self._secrets, classify=self._classify)
+        ca_file = item.ca_bundle_file or self._files.path("ca.crt")
+        self._transport = Transport(
+            stall_timeout=stall_timeout, secrets=self._secrets, ca_file=ca_file, classify=self._classify
+        )
+        if ca_file is not None:
+            from datafetch.sources.hub_client import trust
+
+            trust(self._hub, self._transport.tls_context())
 
     @property
     def name(self) -> str:
@@ -96,27 +114,83 @@ class HuggingFaceSource:
         """Yield the files of the commit that the item selects."""
         item = self._item
         selection = item.selection
-        if item.target_path is None:
+        if item.target_path is None and item.layout == "files":
             # The default names a directory, also where the item is one file.
             selection = selection.model_copy(update={"target_path": item.repo_id + "/"})
         try:
+            self._refuse_contradiction(selection)
             commit = self._resolve()
             where = f"{item.repo_type} repository {item.repo_id!r} at {commit[:12]}"
             missing = literal_names(selection)
-            for entry in select((selection,), where, self._find, self._scan):
+            found = select((selection,), where, self._find, self._scan)
+            for entry in self._without_other_weights(found, where):
                 missing.discard(entry.key.removeprefix(selection.prefix))
-                yield entry
+                yield entry if item.layout == "files" else self._cached(entry, commit)
             self._refuse_missing(missing, selection, where)
+            if item.layout == "hub-cache" and item.revision != commit:
+                yield ref_entry(self._cache_root, self._folder, item.revision, commit)
         except DataFetchError as error:
             raise error.at(self.name) from None
 
-    def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
+    @property
+    def _cache_root(self) -> str:
+        """Where the cache lies below the download's root; ends at a slash or is empty."""
+        target = (self._item.target_path or ".").removeprefix("./").strip("/")
+        return "" if target in ("", ".") else f"{target}/"
+
+    @property
+    def _folder(self) -> str:
+        return repository_folder(self._item.repo_type, self._item.repo_id)
+
+    def _cached(self, entry: Entry, commit: str) -> Entry:
+        """Return a file where the cache has it: by its whole path in the repository, whatever was selected."""
+        return replace(entry, path=self._cache_root + snapshot_path(self._folder, commit, entry.key))
+
+    def _without_other_weights(self, entries: Iterator[Entry], where: str) -> Iterator[Entry]:
+        """Yield the files without weights in other formats, where only safetensors are wanted.
+
+        Raises SourceNotFoundError where that leaves no weights: a model without any is not what somebody asked for.
+        """
+        if self._item.formats == "all":
+            yield from entries
+            return
+        left_out: list[str] = []
+        has_weights = False
+        for entry in entries:
+            if is_left_out(entry.key):
+                left_out.append(entry.key)
+                continue
+            has_weights = has_weights or entry.key.lower().endswith(SAFETENSORS)
+            yield entry
+        if left_out and not has_weights:
+            named = ", ".join(map(repr, left_out[:_MOST_NAMED])) + (" ..." if len(left_out) > _MOST_NAMED else "")
+            raise SourceNotFoundError(
+                f"{where} has no weights in safetensors among what is selected; it has {named}: take those with "
+                "formats: all, if you trust them, or choose a revision that was converted"
+            )
+
+    def _refuse_contradiction(self, selection: Selection) -> None:
+        """Raise InvalidConfigError where a file is named that the choice of formats leaves out."""
+        names = {selection.prefix + name for name in literal_names(selection)}
+        if selection.effective_match == "object":
+            names.add(selection.path)
+        refused = sorted(name for name in names if is_left_out(name))
+        if self._item.formats == "safetensors" and refused:
+            raise InvalidConfigError(
+                f"{refused[0]!r} is asked for by name, and formats: safetensors leaves it out; take out one of the two"
+            )
+
+    def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody | RefReader:
         """Ask for a range of the file, once more with a new token where its file was rotated meanwhile."""
+        if is_ref(entry):
+            return RefReader(entry, byte_range)
         ask = partial(self._open, entry, byte_range)
         return with_renewal(ask, self._reload, source=self.name, key=entry.key)
 
     def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
         """Return the GET of a range of the file: at the CDN where its link is known, else at the Hub."""
+        if is_ref(entry):
+            raise SourceUnavailableError(f"{entry.key!r} is written here: there is nothing to ask the Hub for")
         link = self._links.get(entry.key)
         if link is not None:
             return Request(link), Pin(entry.size)
@@ -141,11 +215,13 @@ class HuggingFaceSource:
         link = self._links.get(entry.key)
         try:
             body = open_range(self, entry, byte_range)
-        except (CredentialsRejectedError, SourceNotFoundError):
+        except (CredentialsRejectedError, SourceNotFoundError, SourceUnavailableError) as error:
             if link is None:
                 raise
-            # The link has expired: the Hub gives another one.
+            # The link has expired, or what it leads to fails: the Hub gives another one.
             self._links.forget(entry.key, link)
+            if isinstance(error, SourceUnavailableError):
+                raise
             body = open_range(self, entry, byte_range)
         is_part = byte_range.end is not None and byte_range.end - byte_range.start != entry.size
         if is_part and body.url != link and urlsplit(body.url).netloc != urlsplit(self._page).netloc:
@@ -155,7 +231,7 @@ class HuggingFaceSource:
     def _resolve(self) -> str:
         """Return the commit that the revision stands for; asked for once."""
         item = self._item
-        with self._lock:
+        with self._resolving:
             if self._commit is None:
                 info = self._ask(
                     lambda: self._api.repo_info(
@@ -205,7 +281,7 @@ class HuggingFaceSource:
             return (), iter(())
 
     def _ask(self, ask: Callable[[], _T]) -> _T:
-        """Return what one of the SDK's functions returns, its errors in our words."""
+        """Return what one of the SDK's functions returns, its errors in our words; asked again with a new token."""
 
         def once() -> _T:
             try:
@@ -213,7 +289,13 @@ class HuggingFaceSource:
             except _SDK_ERRORS as error:
                 raise self._from_sdk(error) from None
 
-        return with_retries(once, self._closed)
+        try:
+            return with_retries(once, self._closed)
+        except (CredentialsRejectedError, SourceNotFoundError):
+            # To who may not see it, the Hub says that a repository is not there.
+            if not self._reload():
+                raise
+            return with_retries(once, self._closed)
 
     def _refuse_missing(self, missing: set[str], selection: Selection, where: str) -> None:
         if missing:
@@ -227,7 +309,7 @@ class HuggingFaceSource:
 
     def _reload(self) -> bool:
         """Read the token again where its file has changed; return whether it is another one."""
-        with self._lock:
+        with self._renewing:
             if not self._files.has_changed():
                 return False
             before, self._token = self._token, self._read_token()
@@ -252,27 +334,49 @@ class HuggingFaceSource:
 
     def _classify(self, refusal: Refusal) -> DataFetchError:
         """Return the error that the Hub's code stands for; where it has none, the status decides."""
-        item = self._item
         place = f"{refusal.url} answered {refusal.answer}"
-        match refusal.code:
+        code = "DisabledRepo" if refusal.message.startswith(_DISABLED) else refusal.code
+        match code:
             case "GatedRepo":
-                remedy = "with the token's account" if self._token else "and give a token of that account (HF_TOKEN)"
-                return CredentialsRejectedError(f"{place}; accept the conditions at {self._page} {remedy}")
+                return CredentialsRejectedError(f"{place}; {self._way_through_the_gate(refusal)}")
             case "RepoNotFound":
-                remedy = "the token may not see it" if self._token else "give a token (HF_TOKEN) where it is private"
+                remedy = (
+                    "the token may not see it: a private repository wants a token with read access of an account that "
+                    "is a member, and a fine-grained one has to name it"
+                    if self._token
+                    else "give a token (HF_TOKEN) with read access where it is private"
+                )
                 return SourceNotFoundError(f"{place}; check repo_id and repo_type, or {remedy}")
             case "RevisionNotFound":
-                return SourceNotFoundError(f"{place}; {item.repo_id!r} has no revision {item.revision!r}")
+                revision, repo_id = self._item.revision, self._item.repo_id
+                return SourceNotFoundError(
+                    f"{place}; {repo_id!r} has no revision {revision!r}: name a branch, tag, commit or refs/pr/N"
+                )
             case "EntryNotFound":
                 return SourceNotFoundError(f"{place}; check the path")
             case "DisabledRepo":
-                return SourceNotFoundError(f"{place}; the Hub has disabled the repository")
+                return SourceNotFoundError(f"{place}; the Hub has disabled the repository, see {self._page}")
         if refusal.status == 401:
-            return CredentialsRejectedError(f"{place}; check the token")
+            remedy = "expired, revoked or cut short; make another one with read access" if self._token else "missing"
+            return CredentialsRejectedError(f"{place}; check the token, it is {remedy} ({self._hub}/settings/tokens)")
         if refusal.status == 429:
-            wait = retry_after(refusal.headers.get("retry-after"))
+            wait = _wait_of(refusal.headers)
             return SourceUnavailableError(f"{place}: it asks for fewer requests", retry_after=wait, throttled=True)
         return classify(refusal)
+
+    def _way_through_the_gate(self, refusal: Refusal) -> str:
+        """Return what to do about a gated repository: what to accept, where, and with which token."""
+        if not self._token:
+            return (
+                f"accept the conditions at {self._page} and give a token of that account (HF_TOKEN), with read access "
+                f"({self._hub}/settings/tokens)"
+            )
+        if "awaiting" in refusal.message:
+            return f"its authors have to grant the request first; how it stands is at {self._page}"
+        return (
+            f"accept the conditions at {self._page} with the token's account; a fine-grained token also needs read "
+            f"access to public gated repositories ({self._hub}/settings/tokens)"
+        )
 
 
 class _Links:
@@ -315,6 +419,13 @@ def _code(error: HfHubHTTPError, headers: dict[str, str]) -> str:
         (DisabledRepoError, "DisabledRepo"),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), "")
+
+
+def _wait_of(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait before the next request: Retry-After, else those of the Hub's RateLimit header."""
+    wait = retry_after(headers.get("retry-after"))
+    limit = parse_ratelimit_headers(headers)
+    return wait if wait is not None or limit is None or limit.remaining else float(limit.reset_in_seconds)
 
 
 def _entry(file: RepoFile) -> Entry:
