@@ -216,7 +216,11 @@ class _Fetch:
         self._ranges = _make_pace(min(most, max(1, budget // BUFFER_BYTES)), 2, config.transfer)
         self._small = _make_pace(min(most, max(1, budget // _SMALL_EXCHANGE_BYTES)), 16, config.transfer)
         self._scheduler: Scheduler[FileWriter] = Scheduler(
-            self._ranges.concurrency.level, self.plan.next_files, self._wake_lane
+            self._ranges.concurrency.level,
+            self.plan.next_files,
+            self._wake_lane,
+            small_limit=self._small.concurrency.level,
+            most=most,
         )
         stall_timeout = float(config.transfer.stall_timeout)
         limiter = BandwidthLimiter(config.transfer.bandwidth_limit, sleep=self._stop.wait)
@@ -231,7 +235,7 @@ class _Fetch:
         )  # fmt: skip
         self._transfers = Transfers(context, self._ranges.meter)
         self._small_files = SmallFiles(
-            context, self._transfers, self._small.meter, lambda: self._small.concurrency.level
+            context, self._transfers, self._small.meter, lambda: self._lane.active if self._lane else 0
         )
         self._lane_seconds = 0.0
         self._lane_started = False
@@ -297,11 +301,13 @@ class _Fetch:
 
     def _tune(self, seconds: float) -> None:
         """Let the concurrency see what the last seconds brought."""
-        self._scheduler.set_limit(self._ranges.tick(seconds, self._scheduler.busy, 0.0))
+        limit = self._ranges.tick(seconds, self._scheduler.busy, 0.0)
+        small_limit = 0
         if self._lane is not None:
             before, self._lane_seconds = self._lane_seconds, self._small_files.seconds
             busy = self._lane.active + self._small_files.waiting
-            self._small.tick(seconds, busy, min(1.0, (self._lane_seconds - before) / seconds))
+            small_limit = self._small.tick(seconds, busy, min(1.0, (self._lane_seconds - before) / seconds))
+        self._scheduler.set_limits(limit, small_limit)
 
     def _wake_lane(self) -> None:
         if self._lane is not None:

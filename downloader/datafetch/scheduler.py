@@ -6,6 +6,7 @@ next source and a range of a file that is under way; small files are for one who
 more files begun while many ranges of those that are under way wait: each holds a descriptor, and memory.
 """
 
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -71,6 +72,11 @@ class _Turns:
         self._streams: dict[tuple[int, Kind], _Stream] = {}
         self._order: deque[_Stream] = deque()
 
+    @property
+    def are_waiting(self) -> bool:
+        """Whether a file is left in any stream."""
+        return bool(self._order)
+
     def add(self, source_index: int, kind: Kind, count: int) -> None:
         stream = self._streams.get((source_index, kind))
         if stream is None:
@@ -92,9 +98,22 @@ class _Turns:
 
 
 class Scheduler(Generic[W]):
-    """The queue of one fetch, fed by listings and by workers. Thread-safe."""
+    """The queue of one fetch, fed by listings and by workers. Thread-safe.
 
-    def __init__(self, limit: int, pull: Pull, wake_small: Callable[[], None] = lambda: None) -> None:
+    `limit` is how many tasks may be under way at a time, `small_limit` how many small files, and `most` how many of
+    both together. Where that is less than the two want, it is divided in proportion, and who has nothing to do leaves
+    its places to the other.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        pull: Pull,
+        wake_small: Callable[[], None] = lambda: None,
+        *,
+        small_limit: int = 0,
+        most: int = sys.maxsize,
+    ) -> None:
         self._condition = threading.Condition()
         self._files = _Turns(pull)
         self._small = _Turns(pull)
@@ -107,6 +126,10 @@ class Scheduler(Generic[W]):
         self._outstanding = 0
         self._busy = 0
         self._limit = limit
+        self._small_limit = small_limit
+        self._most = most
+        self._small_places = 0
+        """Small files that are under way, or may be begun without asking."""
         self._complete = False
         self._closed = False
 
@@ -138,7 +161,7 @@ class Scheduler(Generic[W]):
         """Return the next task, waiting for one; None when there is nothing left to do. Call `release` after it."""
         with self._condition:
             while not self._closed and not self._finished():
-                task = self._take() if self._busy < self._limit else None
+                task = self._take() if self._has_place() else None
                 if task is not None:
                     self._busy += 1
                     return task
@@ -150,6 +173,22 @@ class Scheduler(Generic[W]):
         with self._condition:
             self._busy -= 1
             self._condition.notify()
+            is_awaited = self._is_tight and self._small.are_waiting
+        if is_awaited:
+            self._wake_small()
+
+    def small_places(self, held: int, *, more: bool) -> int:
+        """Return how many small files may be under way. `held` of them are; `more` are at hand already."""
+        with self._condition:
+            wanted = held
+            if more or self._small.are_waiting:
+                others = self._ranges or self._again or self._files.are_waiting
+                wanted = self._small_share if others else self._small_limit
+            places = max(held, min(wanted, self._most - self._busy))
+            if places < self._small_places:
+                self._condition.notify_all()
+            self._small_places = places
+            return places
 
     def next_small(self, limit: int) -> list[PlannedFile]:
         """Return small files that nobody has begun, at most so many; none where none waits at present."""
@@ -174,10 +213,11 @@ class Scheduler(Generic[W]):
             self._condition.notify_all()
         self._wake_small()
 
-    def set_limit(self, limit: int) -> None:
-        """Set how many tasks may be under way at a time."""
+    def set_limits(self, limit: int, small_limit: int) -> None:
+        """Set how many tasks, and how many small files, may be under way at a time."""
         with self._condition:
             self._limit = limit
+            self._small_limit = small_limit
             self._condition.notify_all()
 
     @property
@@ -203,6 +243,24 @@ class Scheduler(Generic[W]):
         """Wait until everything is done or the time is over, and say whether everything is done."""
         with self._condition:
             return self._condition.wait_for(lambda: self._closed or self._finished(), seconds) and self._finished()
+
+    @property
+    def _is_tight(self) -> bool:
+        return self._limit + self._small_limit > self._most
+
+    @property
+    def _small_share(self) -> int:
+        """The places that small files keep although others wait."""
+        if not self._is_tight:
+            return self._small_limit
+        return max(1, self._most * self._small_limit // (self._limit + self._small_limit))
+
+    def _has_place(self) -> bool:
+        """Whether another task may begin."""
+        kept = self._small_places
+        if self._small.are_waiting:
+            kept = max(kept, self._small_share)
+        return self._busy < min(self._limit, self._most - kept)
 
     def _finished(self) -> bool:
         return self._complete and self._outstanding == 0

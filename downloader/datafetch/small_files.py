@@ -34,13 +34,13 @@ _UNUSUAL = 32
 
 
 class SmallFiles:
-    """What the lane does for one fetch. `level` says how many requests may be under way."""
+    """What the lane does for one fetch. `active` says how many exchanges are under way."""
 
-    def __init__(self, context: FetchContext, transfers: Transfers, meter: Meter, level: Callable[[], int]) -> None:
+    def __init__(self, context: FetchContext, transfers: Transfers, meter: Meter, active: Callable[[], int]) -> None:
         self._context = context
         self._transfers = transfers
         self._meter = meter
-        self._level = level
+        self._active = active
         self._later: list[tuple[float, int, _SmallFile]] = []
         self._order = count()
         self._at_hand: deque[PlannedFile] = deque()
@@ -54,7 +54,9 @@ class SmallFiles:
     @property
     def level(self) -> int:
         """Exchanges that may be under way now: one that waits to be asked again keeps its place."""
-        return self._level() - self.waiting
+        waiting = self.waiting
+        more = bool(self._at_hand or self._later)
+        return self._context.scheduler.small_places(self._active() + waiting, more=more) - waiting
 
     @property
     def waiting(self) -> int:

@@ -4,6 +4,8 @@ import threading
 import time
 from collections import Counter
 
+import pytest
+
 from datafetch.records import Kind, PlannedFile
 from datafetch.scheduler import FileTask, RangeTask, Scheduler
 
@@ -76,3 +78,65 @@ def test_workers_go_home_when_all_is_done() -> None:
     scheduler.finish_files()
     assert scheduler.wait(0.0)
     assert scheduler.next() is None
+
+
+# --- small files and others share what may be open -------------------------------------------------------------------
+
+
+def both(most: int, *, large_files: int, small_files: int) -> Scheduler[str]:
+    scheduler: Scheduler[str] = Scheduler(8, pull, small_limit=24, most=most)
+    scheduler.add_files(0, Counter({Kind.LARGE: large_files, Kind.SMALL: small_files}))
+    return scheduler
+
+
+def begin_all(scheduler: Scheduler[str]) -> int:
+    """Take tasks until the next one would have to wait; return how many there were."""
+    begun = 0
+    while scheduler._has_place() and scheduler.next() is not None:
+        begun += 1
+    return begun
+
+
+@pytest.mark.parametrize("small_first", [True, False])
+def test_what_both_want_beyond_the_maximum_is_divided_in_proportion(small_first: bool) -> None:
+    scheduler = both(16, large_files=100, small_files=100)
+    if small_first:
+        assert scheduler.small_places(0, more=True) == 12
+        assert begin_all(scheduler) == 4
+    else:
+        assert begin_all(scheduler) == 4
+        assert scheduler.small_places(0, more=True) == 12
+
+
+def test_within_the_maximum_nobody_is_held_back() -> None:
+    scheduler = both(32, large_files=100, small_files=100)
+    assert begin_all(scheduler) == 8
+    assert scheduler.small_places(0, more=True) == 24
+
+
+def test_who_is_alone_has_every_place() -> None:
+    assert begin_all(both(6, large_files=100, small_files=0)) == 6
+    assert both(6, large_files=0, small_files=100).small_places(0, more=True) == 6
+
+
+def test_places_that_small_files_leave_are_free_for_others() -> None:
+    scheduler = both(4, large_files=100, small_files=2)
+    assert scheduler.small_places(0, more=True) == 3
+    assert begin_all(scheduler) == 1
+    assert len(scheduler.next_small(9)) == 2
+    assert scheduler.small_places(2, more=False) == 2
+    assert begin_all(scheduler) == 1
+    assert scheduler.small_places(0, more=False) == 0
+    assert begin_all(scheduler) == 2
+
+
+def test_one_place_is_never_given_twice() -> None:
+    scheduler = both(1, large_files=1, small_files=1)
+    assert begin_all(scheduler) == 0, "small files come first"
+    assert scheduler.small_places(0, more=True) == 1
+    scheduler.next_small(9)
+    assert scheduler.small_places(1, more=False) == 1
+    assert begin_all(scheduler) == 0
+    assert scheduler.small_places(0, more=False) == 0
+    assert begin_all(scheduler) == 1
+    assert scheduler.small_places(0, more=True) == 0
