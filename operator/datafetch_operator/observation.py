@@ -226,8 +226,8 @@ class Observation:
     """News from the running downloader; None means no news, not no progress."""
     place: Place | None = None
     """Where it stands in the queue of those that want to start; None where it may."""
-    progress_interval: int = 10
-    """Seconds between two readings of the progress."""
+    progress_wait: float | None = None
+    """Seconds until the progress may be read; None where nobody has said."""
     refusals: Mapping[Action, str] = field(default_factory=dict)
     """What the API server just refused of the last decision, and in which words."""
 

@@ -203,7 +203,7 @@ class Reconciler:
     async def _observe(self, fetch: DataFetch, refusals: Mapping[Action, str], *, from_index: bool) -> Observation:
         """Read all that one decision is made from."""
         metadata, target = fetch.metadata, fetch.spec.target
-        seen = Observation(now=_now(), fetch=fetch, refusals=refusals, progress_interval=self._pace.interval)
+        seen = Observation(now=_now(), fetch=fetch, refusals=refusals)
         if metadata.deletion_timestamp is not None:
             return seen
         seen = replace(seen, consumers=await self._ask_consumers(fetch))
@@ -240,6 +240,7 @@ class Reconciler:
         if not fetching or self._pace.consumers_wait(key):
             return found
         container = derived_name("get", key.name)
+        self._pace.note_pods_being_read(len(fetching))
         tails = [self._cluster.read_log_tail(key.namespace, pod, container) for pod in fetching]
         news = map(last_progress, await asyncio.gather(*tails))
         heard = {pod: progress.percent for pod, progress in zip(fetching, news, strict=True) if progress is not None}
@@ -250,6 +251,7 @@ class Reconciler:
         metadata, status = seen.fetch.metadata, seen.fetch.status
         job = seen.job(status.job_ref.name if status.job_ref else None)
         if job is None or job.finished is not None:
+            self._pace.note_unread(Key(metadata.namespace, metadata.name))
             return seen
         notices = [
             notice
@@ -258,13 +260,22 @@ class Reconciler:
         ]
         seen = replace(seen, notices=tuple(notices))
         pod = waiting.pod_with_news(seen, job)
-        known, due = status.progress, self._pace.is_due(Key(metadata.namespace, metadata.name))
-        if pod is None or not (due or known is None or known.total_bytes is None):
+        if pod is None:
+            self._pace.note_unread(Key(metadata.namespace, metadata.name))
             return seen
-        progress = last_progress(await self._cluster.read_log_tail(metadata.namespace, pod.name))
-        if progress is None or not waiting.is_news(known, progress, due=due):
-            return seen
-        return replace(seen, progress=progress)
+        return await self._read_progress(seen, pod)
+
+    async def _read_progress(self, seen: Observation, pod: Pod) -> Observation:
+        """Add what the pod's log says, if it is time to read it, and when it will be."""
+        key, known = Key(seen.fetch.metadata.namespace, seen.fetch.metadata.name), seen.fetch.status.progress
+        wait = self._pace.wait(key, waiting.first_news(known))
+        if wait:
+            return replace(seen, progress_wait=wait)
+        self._pace.note_read(key)
+        progress = last_progress(await self._cluster.read_log_tail(key.namespace, pod.name))
+        seen = replace(seen, progress_wait=self._pace.wait(key, waiting.first_news(progress or known)))
+        is_news = progress is not None and waiting.is_news(known, progress, due=self._pace.is_due(key))
+        return replace(seen, progress=progress) if is_news else seen
 
     async def _apply(self, seen: Observation, decision: Decision) -> float | None:
         """Carry the decision out. The order matters: whatever it is cut off after, the next look goes on from there."""
@@ -360,9 +371,8 @@ class Reconciler:
         self._count_phases()
 
     def _count_phases(self) -> None:
-        phases = self._pace.phases()
         for phase in Phase:
-            metrics.FETCHES.labels(phase=phase.value).set(phases.count(phase))
+            metrics.FETCHES.labels(phase=phase.value).set(self._pace.phases[phase])
 
 
 async def _or_refused(action: Action, call: Awaitable[None]) -> None:

@@ -21,6 +21,7 @@ _ASK_AGAIN_SECONDS = 10
 _RARELY_SECONDS = 300
 _FIRST_NEWS_SECONDS = 1
 _UNTIL_LISTED_SECONDS = 2
+_NEWS_SECONDS = 10
 
 _STAGES = {
     Stage.WAITING: Reason.TARGET_LOCKED,
@@ -110,6 +111,13 @@ def ask_again(waited: timedelta, first_seconds: float = _ASK_AGAIN_SECONDS) -> f
     return min(_RARELY_SECONDS, max(first_seconds, waited.total_seconds() // 6))
 
 
+def first_news(known: ProgressStatus | Progress | None) -> float | None:
+    """Return the pause in seconds between two readings while first lines are awaited; None once the size is known."""
+    if known is None:
+        return _FIRST_NEWS_SECONDS
+    return _UNTIL_LISTED_SECONDS if known.total_bytes is None else None
+
+
 def is_news(known: ProgressStatus | None, progress: Progress, *, due: bool) -> bool:
     """Return whether progress is worth a write: when it is due, the first, and the first that knows the total."""
     if due or known is None:
@@ -178,11 +186,9 @@ def _running_before(seen: Observation, place: str) -> Condition | None:
 
 
 def _next_look(seen: Observation) -> float:
-    known = seen.fetch.status.progress
-    if known is None and seen.progress is None:
-        return _FIRST_NEWS_SECONDS
-    total = seen.progress.total_bytes if seen.progress else known.total_bytes if known else None
-    return seen.progress_interval if total is not None else _UNTIL_LISTED_SECONDS
+    if seen.progress_wait is not None:
+        return seen.progress_wait
+    return first_news(seen.progress or seen.fetch.status.progress) or _NEWS_SECONDS
 
 
 def _pending(seen: Observation, job: Job, pod: Pod, tries: str, *, is_first: bool) -> Activity:

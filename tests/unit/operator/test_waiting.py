@@ -149,7 +149,7 @@ def test_the_first_news_is_looked_for_often_and_the_rest_at_the_pace_of_all() ->
     assert _activity(world).look_again_seconds == 2
     world.reconcile(some_progress())
     assert _activity(world).look_again_seconds == 10
-    crowded: Observation = replace(world.see(), progress_interval=25)
+    crowded: Observation = replace(world.see(), progress_wait=25)
     assert watch(crowded, world.job).look_again_seconds == 25
 
 
