@@ -54,6 +54,8 @@ class Membership:
     """Most seconds between the oldest and the newest object."""
     takes: Callable[[str], bool] = _take_all
     """Says whether an object is wanted, by its path."""
+    wanted: str = ""
+    """What `takes` takes, for people."""
 
     @classmethod
     def of(cls, item: DownloadItem) -> "Membership":
@@ -100,15 +102,19 @@ class MembershipSource:
         try:
             manifest = self._read_manifest()
             spread = None if self._membership.max_spread is None else _Spread(self._membership.max_spread)
+            empty = True
             for entry in self._source.list():
                 path = entry.path.removeprefix("./")
                 if not self._membership.takes(path) or not (manifest is None or manifest.lists(entry)):
                     continue
                 if spread is not None:
                     spread.note(entry)
+                empty = False
                 yield entry
             if manifest is not None:
                 manifest.check_complete(self._source.resolved_revision, self._membership.takes)
+            if empty:
+                raise self._nothing(manifest)
         except DataFetchError as error:
             raise error.at(self.name) from error.__cause__
 
@@ -123,6 +129,11 @@ class MembershipSource:
     def close(self) -> None:
         """Release connections."""
         self._source.close()
+
+    def _nothing(self, manifest: "_Manifest | None") -> SourceNotFoundError:
+        said = [] if manifest is None else [f"is listed by the manifest {self._membership.manifest!r}"]
+        said += [f"matches {self._membership.wanted}"] if self._membership.wanted else []
+        return SourceNotFoundError(f"no object {' and '.join(said)}; check the prefix, and what its objects have to be")
 
     def _read_manifest(self) -> "_Manifest | None":
         """Return the manifest, found and read as an object of the provider."""
