@@ -23,6 +23,8 @@ _STREAM_BITS = 40
 _BATCH = 512
 _PAGE_BYTES = 4096
 _KINDS = len(Kind)
+_CONTENT_NAMES = frozenset({ChecksumAlgorithm.SHA256, ChecksumAlgorithm.GIT_BLOB})
+"""Checksums that are the same for the same bytes alone. Shorter ones are not, and an ETag is one object's."""
 _SCHEMA = """
 CREATE TABLE files (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT, key TEXT NOT NULL, size INTEGER, identity TEXT NOT NULL,
@@ -95,6 +97,21 @@ class Ledger:
         with self._refusals(), self._lock:
             row = self._database.execute("SELECT * FROM published WHERE path = ?", (path,)).fetchone()
         return None if row is None else ManifestFile(*row)
+
+    def published_alike(self, checksum: Checksum | None, size: int | None) -> ManifestFile | None:
+        """Return a published file of that content, whatever its path; None where the checksum names no content."""
+        if not self._knows_published or checksum is None or checksum.algorithm not in _CONTENT_NAMES:
+            return None
+        query = "SELECT * FROM published WHERE checksum = ? AND size = coalesce(?, size) LIMIT 1"
+        with self._refusals(), self._lock:
+            # Only refreshes whose files have moved ask; others need no second index of a million files.
+            self._database.execute("CREATE INDEX IF NOT EXISTS published_by_checksum ON published (checksum)")
+            row = self._database.execute(query, (f"{checksum.algorithm}:{checksum.value}", size)).fetchone()
+        return None if row is None else ManifestFile(*row)
+
+    def is_planned(self, path: str) -> bool:
+        """Return whether the new tree holds a file at that path."""
+        return bool(self._all(f"SELECT 1 FROM files WHERE {self._path_column()} = ?", (path,)))  # noqa: S608 - constants
 
     def published_but_not_planned(self) -> Iterator[ManifestFile]:
         """Yield the published files that the new tree does not hold."""

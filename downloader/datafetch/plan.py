@@ -144,9 +144,10 @@ class Plan:
         if published is not None and published.is_of(file):
             return published.size
         staged = self._ledger.staged(file.path)
-        if staged is None or not staged.is_of(file):
-            return None
-        return present_bytes(staged)
+        if staged is not None and staged.is_of(file):
+            return present_bytes(staged)
+        moved = self._ledger.published_alike(file.checksum, file.size)
+        return None if moved is None else moved.size
 
     def _refuse(self, collision: CollisionError) -> UnsafePathError:
         (first_index, first, path), (second_index, second, other_path) = collision.first, collision.second

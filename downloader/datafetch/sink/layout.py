@@ -87,6 +87,9 @@ class Layout(Protocol):
         Full: its bytes are read again too.
         """
 
+    def take_as(self, file: ManifestFile, tree: Directory, path: str, *, full: bool = False) -> bool:
+        """Give a published file another name, in the staged tree; False where it cannot be had like this."""
+
     def close(self) -> None:
         """Close the directories."""
 
@@ -220,13 +223,17 @@ class ManagedLayout:
 
     def take(self, file: ManifestFile, tree: Directory, *, full: bool = False) -> bool:
         """Link an unchanged file of the published revision into the new one; copy it where links are refused."""
+        return self.take_as(file, tree, file.path, full=full)
+
+    def take_as(self, file: ManifestFile, tree: Directory, path: str, *, full: bool = False) -> bool:
+        """Link it at another path, likewise."""
         if self._header is None:
             return False
-        path = f"{REVISIONS}/{self._header.revision}/{file.path}"
-        if not is_as_published(self.state, path, file, full=full):
+        old = f"{REVISIONS}/{self._header.revision}/{file.path}"
+        if not is_as_published(self.state, old, file, full=full):
             return False
-        if not self.state.link(path, tree, file.path):
-            self.state.copy(path, tree, file.path)
+        if not self.state.link(old, tree, path):
+            self.state.copy(old, tree, path)
         return True
 
     def place(self, path: str, tree: Directory) -> None:
@@ -350,6 +357,10 @@ class InPlaceLayout:
     def take(self, file: ManifestFile, tree: Directory, *, full: bool = False) -> bool:  # noqa: ARG002 - the protocol's
         """Leave an unchanged file where it is."""
         return is_as_published(self._root, file.path, file, full=full)
+
+    def take_as(self, file: ManifestFile, tree: Directory, path: str, *, full: bool = False) -> bool:
+        """Link an unchanged file into the staged tree; its old name goes when the fetch is complete."""
+        return is_as_published(self._root, file.path, file, full=full) and self._root.link(file.path, tree, path)
 
     def place(self, path: str, tree: Directory) -> None:
         """Rename a file to its final name, over an older one."""

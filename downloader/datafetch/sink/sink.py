@@ -103,9 +103,28 @@ class Sink:
             self.ledger.finish_file(file.id, published.size, published.checksum, published.modified)
             return True
         staged = self.ledger.staged(file.path)
-        if staged is None or not staged.whole or not staged.is_of(file):
+        if staged is not None and staged.whole and staged.is_of(file) and self._adopt_whole(file, staged):
+            return True
+        return self._take_moved(file)
+
+    def _take_moved(self, file: PlannedFile) -> bool:
+        """Take over a published file of the same content at another path: a snapshot's changes with its commit."""
+        found = self.ledger.published_alike(file.checksum, file.size)
+        if found is None:
             return False
-        return self._adopt_whole(file, staged)
+        in_place = self._layout.publication == "InPlace"
+        # There the old name goes with the end of the fetch, and until then both are names of one file.
+        if in_place and (not self.plan_complete or self.ledger.is_planned(found.path)):
+            return False
+        self.tree.remove(file.path)  # a link that a killed run has left
+        if not self._layout.take_as(found, self.tree, file.path, full=self._verify_fully):
+            return False
+        entry = ManifestFile(file.path, found.size, file.identity, found.checksum, found.modified)
+        if in_place:
+            self.add_whole([(file, entry)])
+        else:
+            self.ledger.finish_file(file.id, entry.size, entry.checksum, entry.modified)
+        return True
 
     def _take(self, published: ManifestFile) -> bool:
         return self._layout.take(published, self.tree, full=self._verify_fully)
