@@ -9,12 +9,15 @@ _AWS_SERVICES = ("s3", "sts", "sso", "sso-oidc", "signin")
 
 _SOURCES = ("*.pyi", "*.pyx", "*.pxd", "*.c", "*.h")
 _TESTS = ("tests", "test")
+_PYTHON_2 = "aenum/_py2.py"
+"""Only Python 2 imports it, and Python 3 cannot compile it."""
 
 
 def main(environment: Path) -> None:
     """Delete tests, sources of compiled modules, and descriptions of AWS services that are never called."""
     for packages in environment.glob("lib/python*/site-packages"):
         _delete_tests(packages)
+        (packages / _PYTHON_2).unlink(missing_ok=True)
         for pattern in _SOURCES:
             for source in packages.rglob(pattern):
                 source.unlink()
