@@ -143,10 +143,11 @@ def _is_known(item: DownloadItem, name: str) -> bool:
 
 
 def _with_settings(item: DownloadItem, settings: dict[str, Any]) -> DownloadItem:
-    dump = item.model_dump()
+    dump = item.model_dump(mode="json")
     versions = {name: settings[name] for name in _VERSIONS & set(settings)}
     if versions:
-        dump["items"][0]["items"][0] |= versions | {"match": "object"}
+        (selection,) = dump["items"][0]["items"]
+        selection |= versions | ({"match": "object"} if selection["match"] == "auto" else {})
     dump |= {name: value for name, value in settings.items() if name not in _VERSIONS}
     if dump.get("unpack") is True:
         dump["unpack"] = {}
