@@ -8,15 +8,15 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Literal, TextIO
 
 from datafetch.redaction import redacted
 from datafetch_api.printable import single_line
 from datafetch_api.quantities import format_bytes
-from datafetch_api.report import Progress, SourceSummary, Stage, to_line
+from datafetch_api.report import Progress, SourceProgress, SourceSummary, Stage, to_line
 
 logger = logging.getLogger(__name__)
 SHORTEST_PAUSE = 1.0
@@ -26,6 +26,8 @@ LONGEST_PAUSE = 10.0
 RATE_WINDOW = 10.0
 """Seconds that the speed is averaged over."""
 _SAMPLE_PAUSE = 0.2
+_MOST_SOURCES = 16
+"""Of how many sources a line tells how far each is; of more, only of all together."""
 
 
 class _Rate:
@@ -72,6 +74,8 @@ class ProgressTracker:
         self._last_retry_logged: float | None = None
         self._last_arrival: float | None = None
         self._sources: dict[str, SourceSummary] = {}
+        self._arrived: Counter[str] = Counter()
+        """Bytes of each source that are in place."""
 
     def stage(self, stage: Stage, message: str | None = None) -> None:
         """Say what the run is doing now, and why where it waits."""
@@ -88,17 +92,20 @@ class ProgressTracker:
             self._total_files, self._total_bytes = files, bytes
         self._changed.set()
 
-    def received(self, count: int) -> None:
-        """Count bytes that arrived now; negative for bytes that are discarded and will come again."""
+    def received(self, count: int, source: str) -> None:
+        """Count bytes of a source that arrived now; negative for bytes that are discarded and will come again."""
         with self._lock:
             self._received += count
+            self._arrived[source] += count
             if count > 0:
                 self._last_arrival = self._wall_clock()
 
-    def reused(self, files: int, bytes: int) -> None:  # noqa: A002, ARG002 - the observer's interface
+    def reused(self, files: int, bytes: int, source: str | None = None) -> None:  # noqa: A002, ARG002 - the observer's
         """Count the bytes that were already there: files of the last revision, and parts of a run before."""
         with self._lock:
             self._reused_bytes += bytes
+            if source is not None:
+                self._arrived[source] += bytes
 
     def completed_files(self, count: int) -> None:
         """Count files that are whole, fetched or reused; their bytes were counted before."""
@@ -151,7 +158,15 @@ class ProgressTracker:
                 completed_files=self._files,
                 bytes_per_second=self._rate.measure(self._clock(), self._received),
                 last_progress_time=None if self._last_arrival is None else _instant(self._last_arrival),
+                sources=self._of_each_source(),
             )
+
+    def _of_each_source(self) -> tuple[SourceProgress, ...]:
+        """Return how far each source is that anything is known of."""
+        names = [*self._sources, *(name for name in self._arrived if name not in self._sources)]
+        if len(names) > _MOST_SOURCES:
+            return ()
+        return tuple(_how_far(name, self._sources.get(name), max(0, self._arrived[name])) for name in sorted(names))
 
     def wake(self) -> None:
         """End a `wait_for_stage` now."""
@@ -162,6 +177,15 @@ class ProgressTracker:
         changed = self._changed.wait(timeout)
         self._changed.clear()
         return changed
+
+
+def _how_far(name: str, listed: SourceSummary | None, arrived: int) -> SourceProgress:
+    if listed is None:
+        return SourceProgress(name=name, state="Listing", completed_bytes=arrived)
+    # A listing that gives no sizes leaves the total behind what arrives.
+    total = max(listed.bytes, arrived)
+    state: Literal["Fetching", "Complete"] = "Complete" if arrived >= total else "Fetching"
+    return SourceProgress(name=name, state=state, completed_bytes=arrived, total_bytes=total)
 
 
 def _instant(seconds: float) -> datetime:

@@ -46,7 +46,8 @@ class SmallFiles:
         self._at_hand: deque[PlannedFile] = deque()
         self._unusual: Counter[int] = Counter()
         self._whole: list[tuple[PlannedFile, ManifestFile]] = []
-        self._received = 0
+        self._received: Counter[str] = Counter()
+        """Bytes of each source since the last round."""
         self._pause = 0.0
         self.seconds = 0.0
         """Processor time of the lane's thread."""
@@ -108,10 +109,11 @@ class SmallFiles:
         """Hand over what a round has brought."""
         self.seconds = time.thread_time()
         if self._received:
-            self._context.stalls.received(self._received)
-            self._context.observer.received(self._received)
-            self._meter.count(self._received)
-            self._received = 0
+            received, self._received = self._received, Counter()
+            self._context.stalls.received(received.total())
+            self._meter.count(received.total())
+            for source, size in received.items():
+                self._context.observer.received(size, source)
         if self._whole:
             whole, self._whole = self._whole, []
             self._context.sink.add_whole(whole)
@@ -137,9 +139,9 @@ class SmallFiles:
         """Return where the file is staged, for messages."""
         return self._context.sink.tree.full(file.path)
 
-    def take_in(self, size: int) -> None:
+    def take_in(self, size: int, source: str) -> None:
         """Count bytes that arrived."""
-        self._received += size
+        self._received[source] += size
         self._pause = max(self._pause, self._context.limiter.delay(size))
 
     def add(self, file: PlannedFile, verified: Checksum | None) -> None:
@@ -158,7 +160,7 @@ class SmallFiles:
 
     def try_again(self, exchange: "_SmallFile", received: int, error: DataFetchError) -> None:
         """Ask for a file again later; one that is not to be had like this is left to `transfer`."""
-        self._received -= received
+        self._received[exchange.file.source] -= received
         exchange.tries += 1
         file = exchange.file
         # Where somebody has said how many tries there are, all of them are counted here.
@@ -232,7 +234,7 @@ class _SmallFile:
         if self._hasher is not None:
             self._hasher.update(data)
         self._received += len(data)
-        self._work.take_in(len(data))
+        self._work.take_in(len(data), self.file.source)
 
     def end(self) -> None:
         """Verify the file."""

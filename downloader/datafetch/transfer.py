@@ -41,11 +41,11 @@ _MOST_CHANGES = 3
 class TransferObserver(Protocol):
     """Who is told how a transfer goes. Called from many threads; must be cheap."""
 
-    def received(self, count: int) -> None:
-        """Say that bytes arrived; negative where some that had were thrown away."""
+    def received(self, count: int, source: str) -> None:
+        """Say that bytes of a source arrived; negative where some that had were thrown away."""
 
-    def reused(self, files: int, bytes: int) -> None:  # noqa: A002 - the field's name
-        """Say that files or parts need not be fetched."""
+    def reused(self, files: int, bytes: int, source: str | None = None) -> None:  # noqa: A002 - the field's name
+        """Say that files or parts need not be fetched; without a source, of all."""
 
     def completed_files(self, count: int) -> None:
         """Say that files are whole: fetched or reused."""
@@ -214,12 +214,12 @@ class Transfers:
         """Take the file over if it is there; else begin it, keep its first range and hand out the others."""
         sink = self._context.sink
         if sink.is_there(file):
-            self._count_reused(1, file.size or 0)
+            self._count_reused(1, file.size or 0, file.source)
             self._complete()
             return
         writer, present = sink.write(file)
         if present:
-            self._count_reused(0, present)
+            self._count_reused(0, present, file.source)
         if file.size is None:
             writer.remaining = 1
             self._transfer(RangeTask(writer, 0, None), buffer)
@@ -287,7 +287,7 @@ class Transfers:
                     context.limiter.take(count)
                     writer.write(room[:count], cursor.position)
                     cursor.position += count
-                    self._count_received(count)
+                    self._count_received(count, file.source)
                     if context.stop.is_set():
                         raise InterruptedByRequestError("stopped; what was fetched is kept")
                     if writer.abandoned:
@@ -309,7 +309,7 @@ class Transfers:
             raise error
         if task.end is None:
             # Nobody knows the size, so nobody knows what a range of it would be: from the start.
-            self._context.observer.received(-cursor.position)
+            self._context.observer.received(-cursor.position, task.writer.file.source)
             cursor.position = 0
             task.writer.restart()
         if self._context.stop.wait(wait):
@@ -322,7 +322,7 @@ class Transfers:
             self._changes[old.path] += 1
             changes = self._changes[old.path]
         context.sink.discard(writer)
-        context.observer.received(-writer.received)
+        context.observer.received(-writer.received, old.source)
         if changes > _MOST_CHANGES:
             raise SourceChangedError(
                 f"{old.key!r} has changed {changes} times while it was fetched; wait until nobody writes it, "
@@ -352,14 +352,14 @@ class Transfers:
             if file.path in self._fetched_again:
                 raise error
             self._fetched_again.add(file.path)
-        self._context.observer.received(-received)
+        self._context.observer.received(-received, file.source)
         self._context.observer.retry(str(error))
         self._context.scheduler.put_back(file)
 
-    def _count_received(self, count: int) -> None:
+    def _count_received(self, count: int, source: str) -> None:
         self._meter.count(count)
         self._context.stalls.received(count)
-        self._context.observer.received(count)
+        self._context.observer.received(count, source)
 
     def _complete(self) -> None:
         self._meter.count(FILE_WORK)
@@ -367,10 +367,10 @@ class Transfers:
         self._context.observer.completed_files(1)
         self._context.scheduler.finish_files()
 
-    def _count_reused(self, files: int, size: int) -> None:
+    def _count_reused(self, files: int, size: int, source: str) -> None:
         with self._lock:
             self.reused_bytes += size
-        self._context.observer.reused(files, size)
+        self._context.observer.reused(files, size, source)
 
 
 class _Cursor:

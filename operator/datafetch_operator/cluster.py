@@ -157,7 +157,10 @@ class Cluster:
             async with response:
                 if response.status != 200:
                     return ""
-                return (await response.content.read(_LOG_BYTES)).decode(errors="replace")
+                tail = b""
+                async for chunk in response.content.iter_any():
+                    tail = (tail + chunk)[-_LOG_BYTES:]
+                return tail.decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError):
             return ""  # The kubelet cannot be reached, or the container just ended: no news.
 

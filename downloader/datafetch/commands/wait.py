@@ -179,7 +179,7 @@ def progress_line(message: str, now: datetime) -> str:
     """Return what `datafetch_api.report.Progress` would say."""
     nothing = {"completedBytes": 0, "reusedBytes": 0, "completedFiles": 0, "datafetch": "v1", "stage": "Waiting"}
     time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return _line({**nothing, "time": time, "bytesPerSecond": 0, "message": message})
+    return _line({**nothing, "time": time, "bytesPerSecond": 0, "message": message, "sources": []})
 
 
 def result_line(seconds: int) -> str:

@@ -121,11 +121,11 @@ class RecordingObserver:
     def totals(self, files: int, bytes: int) -> None:  # noqa: A002 - the field's name
         self.planned = (files, bytes)
 
-    def received(self, count: int) -> None:
+    def received(self, count: int, source: str) -> None:
         with self.lock:
             self.bytes_received += count
 
-    def reused(self, files: int, bytes: int) -> None:  # noqa: A002 - the field's name
+    def reused(self, files: int, bytes: int, source: str | None = None) -> None:  # noqa: A002 - likewise
         with self.lock:
             self.bytes_reused += bytes
 

@@ -30,7 +30,7 @@ def tracker(clock: Clock) -> ProgressTracker:
 
 
 def test_totals_are_unknown_until_the_listing_has_ended(tracker: ProgressTracker) -> None:
-    tracker.received(5)
+    tracker.received(5, "weights")
 
     assert (tracker.snapshot().total_bytes, tracker.snapshot().percent) == (None, None)
 
@@ -41,7 +41,7 @@ def test_totals_are_unknown_until_the_listing_has_ended(tracker: ProgressTracker
 
 def test_completed_bytes_are_what_arrived_and_what_was_there(tracker: ProgressTracker) -> None:
     tracker.totals(3, 100)
-    tracker.received(30)
+    tracker.received(30, "weights")
     tracker.reused(1, 20)
     tracker.completed_files(1)
 
@@ -49,16 +49,41 @@ def test_completed_bytes_are_what_arrived_and_what_was_there(tracker: ProgressTr
     assert (progress.completed_bytes, progress.reused_bytes, progress.completed_files) == (50, 20, 1)
 
 
+def test_each_source_says_how_far_it_is(tracker: ProgressTracker) -> None:
+    assert tracker.snapshot().sources == ()
+    tracker.received(5, "corpus")
+    tracker.source_listed(SourceSummary(name="weights", resolved_revision="abc", files=2, bytes=30))
+    tracker.received(20, "weights")
+    tracker.reused(1, 10, "weights")
+    tracker.source_listed(SourceSummary(name="vocab", resolved_revision=None, files=1, bytes=7))
+
+    assert [(each.name, each.state, each.completed_bytes, each.total_bytes) for each in tracker.snapshot().sources] == [
+        ("corpus", "Listing", 5, None),
+        ("vocab", "Fetching", 0, 7),
+        ("weights", "Complete", 30, 30),
+    ]
+    tracker.received(-20, "weights")
+    assert tracker.snapshot().sources[2].state == "Fetching", "what is thrown away comes again"
+
+
+def test_more_sources_than_a_resource_can_have_do_not_make_the_line_long(tracker: ProgressTracker) -> None:
+    for number in range(17):
+        tracker.received(1, f"source-{number}")
+
+    assert tracker.snapshot().sources == ()
+    assert tracker.snapshot().completed_bytes == 17
+
+
 def test_discarded_bytes_are_taken_back(tracker: ProgressTracker) -> None:
-    tracker.received(30)
-    tracker.received(-30)
+    tracker.received(30, "weights")
+    tracker.received(-30, "weights")
 
     assert tracker.snapshot().completed_bytes == 0
 
 
 def test_progress_never_passes_the_total(tracker: ProgressTracker) -> None:
     tracker.totals(1, 10)
-    tracker.received(30)
+    tracker.received(30, "weights")
 
     assert tracker.snapshot().percent == 100
 
@@ -66,7 +91,7 @@ def test_progress_never_passes_the_total(tracker: ProgressTracker) -> None:
 def test_the_speed_is_of_the_last_ten_seconds(tracker: ProgressTracker, clock: Clock) -> None:
     for _ in range(30):
         clock.now += 1
-        tracker.received(1000)
+        tracker.received(1000, "weights")
         tracker.snapshot()
     assert tracker.snapshot().bytes_per_second == pytest.approx(1000, rel=0.05)
 
@@ -78,7 +103,7 @@ def test_the_speed_is_of_the_last_ten_seconds(tracker: ProgressTracker, clock: C
 
 def test_the_speed_is_known_after_the_first_second(tracker: ProgressTracker, clock: Clock) -> None:
     assert tracker.snapshot().bytes_per_second == 0
-    tracker.received(5000)
+    tracker.received(5000, "weights")
     clock.now += 1
 
     assert tracker.snapshot().bytes_per_second == 5000
@@ -93,7 +118,7 @@ def test_reused_bytes_are_no_speed(tracker: ProgressTracker, clock: Clock) -> No
 
 def test_the_time_of_the_last_byte_is_kept(tracker: ProgressTracker, clock: Clock) -> None:
     assert tracker.snapshot().last_progress_time is None
-    tracker.received(1)
+    tracker.received(1, "weights")
     clock.now += 60
 
     last = tracker.snapshot().last_progress_time
@@ -104,7 +129,7 @@ def test_the_time_of_the_last_byte_is_kept(tracker: ProgressTracker, clock: Cloc
 def test_no_byte_is_lost_between_threads(tracker: ProgressTracker) -> None:
     def feed() -> None:
         for _ in range(5000):
-            tracker.received(3)
+            tracker.received(3, "weights")
 
     threads = [threading.Thread(target=feed) for _ in range(8)]
     for thread in threads:
@@ -163,7 +188,7 @@ def lines_written(seconds: float, clock: Clock, tracker: ProgressTracker, bytes_
     pace, written = Pace(), []
     start = clock.now
     while clock.now < start + seconds:
-        tracker.received(bytes_per_tick)
+        tracker.received(bytes_per_tick, "weights")
         if pace.is_due(clock.now, tracker.snapshot()):
             written.append(clock.now - start)
         clock.now += 0.1
@@ -191,7 +216,7 @@ def test_a_run_that_stands_still_writes_one_line_every_ten_seconds_at_least(
 def test_lines_are_json_that_the_operator_reads(tracker: ProgressTracker) -> None:
     stream = io.StringIO()
     tracker.totals(1, 100)
-    tracker.received(40)
+    tracker.received(40, "weights")
     emitter = LineEmitter(tracker, stream)
     emitter.start()
     emitter.close()

@@ -30,7 +30,7 @@ def test_a_success_says_what_is_there() -> None:
 def test_a_failure_says_why_and_how_far_it_came() -> None:
     tracker = ProgressTracker()
     tracker.totals(10, 1000)
-    tracker.received(300)
+    tracker.received(300, "weights")
     error = InsufficientSpaceError("10 GiB are needed and 1 GiB is free", source="corpus")
 
     result = report.failure(error, tracker)

@@ -194,6 +194,13 @@ def test_who_mounts_a_claim_is_asked_for_in_pages() -> None:
     assert server.queries[1]["continue"] == "more"
 
 
+def test_of_a_log_that_is_too_long_the_end_is_kept() -> None:
+    server = Server((200, "x" * 400_000 + "\nthe last line\n"))
+    log = server.play(lambda cluster: cluster.read_log_tail("team", "p"))
+    assert log.endswith("x\nthe last line\n")
+    assert len(log) == 256 * 1024
+
+
 def test_a_log_is_read_from_its_end_and_no_log_is_no_error() -> None:
     server = Server((200, "line\n"), _error(400, "BadRequest", "container is waiting to start"))
     assert server.play(lambda cluster: cluster.read_log_tail("team", "p")) == "line\n"
