@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import (
@@ -192,11 +192,7 @@ class HuggingFaceSource:
         if is_ref(entry):
             raise SourceUnavailableError(f"{entry.key!r} is written here: there is nothing to ask the Hub for")
         link = self._links.get(entry.key)
-        if link is not None:
-            return Request(link), Pin(entry.size)
-        url = f"{self._page}/resolve/{self._commit or self._resolve()}/{quote_key(entry.key)}"
-        credentials = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        return Request(url, {}, credentials), Pin(entry.size)
+        return (self._request_to_hub(entry) if link is None else Request(link)), Pin(entry.size)
 
     def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
         """Return the checksum that the listing named."""
@@ -216,17 +212,23 @@ class HuggingFaceSource:
         try:
             body = open_range(self, entry, byte_range)
         except (CredentialsRejectedError, SourceNotFoundError, SourceUnavailableError) as error:
-            if link is None:
+            if link is not None:
+                # It has expired, or what it leads to fails.
+                self._links.forget(entry.key, link)
+            if isinstance(error, SourceUnavailableError) or not _is_large(entry):
                 raise
-            # The link has expired, or what it leads to fails: the Hub gives another one.
-            self._links.forget(entry.key, link)
-            if isinstance(error, SourceUnavailableError):
-                raise
-            body = open_range(self, entry, byte_range)
+            # The refusal may be the CDN's, of a link that was too old: the Hub gives another one.
+            body = self._transport.open_range(self._request_to_hub(entry), byte_range, Pin(entry.size))
+            body.checksum = entry.checksum
         is_part = byte_range.end is not None and byte_range.end - byte_range.start != entry.size
         if is_part and body.url != link and urlsplit(body.url).netloc != urlsplit(self._page).netloc:
             self._links.keep(entry.key, body.url)
         return body
+
+    def _request_to_hub(self, entry: Entry) -> Request:
+        """Return the GET that the Hub answers with the bytes of a small file, with a link to those of a large one."""
+        url = f"{self._page}/resolve/{self._commit or self._resolve()}/{quote_key(entry.key)}"
+        return Request(url, {}, {"Authorization": f"Bearer {self._token}"} if self._token else {})
 
     def _resolve(self) -> str:
         """Return the commit that the revision stands for; asked for once."""
@@ -326,6 +328,11 @@ class HuggingFaceSource:
                 Refusal(response.status_code, "", self._page, headers, _code(error, headers), message)
             )
         message = self._secrets.redact(str(error).partition("\n")[0]).rstrip(".")
+        if isinstance(error, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in message:
+            return InvalidConfigError(
+                f"{self._hub} has a certificate that is not trusted; name its CA in ca_bundle_file (caBundle), "
+                "SSL_CERT_FILE, or as ca.crt among the credentials"
+            )
         if isinstance(error, httpx2.TransportError):
             return SourceUnavailableError(f"{self._page} cannot be reached: {reason_of(error) or message}")
         if isinstance(error, httpx2.HTTPError | OSError) and not isinstance(error, OfflineModeIsEnabled):
@@ -426,6 +433,11 @@ def _wait_of(headers: Mapping[str, str]) -> float | None:
     wait = retry_after(headers.get("retry-after"))
     limit = parse_ratelimit_headers(headers)
     return wait if wait is not None or limit is None or limit.remaining else float(limit.reset_in_seconds)
+
+
+def _is_large(entry: Entry) -> bool:
+    """Return whether a file is kept outside of git: then the Hub answers with a link to it."""
+    return entry.checksum is not None and entry.checksum.algorithm is ChecksumAlgorithm.SHA256
 
 
 def _entry(file: RepoFile) -> Entry:
