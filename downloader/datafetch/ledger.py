@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from datafetch.errors import InsufficientSpaceError, InternalError
-from datafetch.records import Kind, ManifestFile, PlannedFile, StagedFile
+from datafetch.records import ArchiveState, Kind, ManifestFile, PlannedFile, StagedFile, UnpackedArchive
 from datafetch.sources import Checksum, ChecksumAlgorithm
 
 _CACHE_KIB = 4096
@@ -28,21 +28,28 @@ _CONTENT_NAMES = frozenset({ChecksumAlgorithm.SHA256, ChecksumAlgorithm.GIT_BLOB
 _SCHEMA = """
 CREATE TABLE files (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL, path TEXT, key TEXT NOT NULL, size INTEGER, identity TEXT NOT NULL,
-  algorithm TEXT, checksum TEXT, final_size INTEGER, final_checksum TEXT, modified INTEGER
+  algorithm TEXT, checksum TEXT, archive TEXT, source_size INTEGER, final_size INTEGER, final_checksum TEXT,
+  modified INTEGER
 );
 CREATE UNIQUE INDEX files_by_name ON files (name);
 CREATE TABLE directories (path TEXT PRIMARY KEY, file INTEGER NOT NULL);
 CREATE TABLE published (
-  path TEXT PRIMARY KEY, size INTEGER NOT NULL, identity TEXT NOT NULL, checksum TEXT, modified INTEGER NOT NULL
+  path TEXT PRIMARY KEY, size INTEGER NOT NULL, identity TEXT NOT NULL, checksum TEXT, modified INTEGER NOT NULL,
+  archive TEXT
 ) WITHOUT ROWID;
 CREATE TABLE staged (
   path TEXT PRIMARY KEY, size INTEGER, identity TEXT NOT NULL, epoch INTEGER NOT NULL, whole INTEGER NOT NULL,
-  checksum TEXT, modified INTEGER NOT NULL
+  checksum TEXT, modified INTEGER NOT NULL, home TEXT NOT NULL, archive TEXT
+) WITHOUT ROWID;
+CREATE TABLE archives (
+  state TEXT NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, identity TEXT NOT NULL, checksum TEXT,
+  files INTEGER NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (state, path)
 ) WITHOUT ROWID;
 CREATE TABLE ranges (path TEXT NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL);
 CREATE INDEX ranges_by_path ON ranges (path);
 """
 _FILE_COLUMNS = "id, coalesce(path, name), key, size, identity, algorithm, checksum"
+_ARCHIVE_COLUMNS = "path, size, identity, checksum, files, bytes"
 
 
 class CollisionError(Exception):
@@ -79,15 +86,16 @@ class Ledger:
 
     def load_published(self, files: Iterable[ManifestFile]) -> None:
         """Take in the files of the published tree."""
-        rows = ((file.path, file.size, file.identity, file.checksum, file.modified) for file in files)
+        rows = ((file.path, file.size, file.identity, file.checksum, file.modified, file.archive) for file in files)
         with self._refusals(), self._lock:
-            self._database.executemany("INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._knows_published = self._database.execute("SELECT 1 FROM published LIMIT 1").fetchone() is not None
 
     def forget_published(self) -> None:
         """Take nothing as published: its manifest turned out to be damaged."""
         with self._refusals(), self._lock:
             self._database.execute("DELETE FROM published")
+            self._database.execute("DELETE FROM archives WHERE state = ?", (ArchiveState.PUBLISHED,))
             self._knows_published = False
 
     def published(self, path: str) -> ManifestFile | None:
@@ -130,8 +138,11 @@ class Ledger:
         """Take in that an earlier epoch staged a file; what was noted of the path before no longer counts."""
         with self._refusals(), self._lock:
             self._forget_staged(staged.path)
-            row = (staged.path, staged.size, staged.identity, staged.epoch, staged.whole, staged.checksum)
-            self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, staged.modified))
+            row = (
+                staged.path, staged.size, staged.identity, staged.epoch, staged.whole, staged.checksum, staged.modified,
+                staged.home, staged.archive,
+            )  # fmt: skip
+            self._database.execute("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             rows = ((staged.path, start, end) for start, end in staged.ranges)
             self._database.executemany("INSERT INTO ranges VALUES (?, ?, ?)", rows)
             self._knows_staged = True
@@ -160,7 +171,7 @@ class Ledger:
             row = self._database.execute("SELECT * FROM staged WHERE path = ?", (path,)).fetchone()
             if row is None:
                 return None
-            staged = StagedFile(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6])
+            staged = _staged(row)
             if with_ranges:
                 query = 'SELECT start, "end" FROM ranges WHERE path = ?'
                 staged.ranges = self._database.execute(query, (path,)).fetchall()
@@ -172,23 +183,24 @@ class Ledger:
 
     # --- the plan ---
 
-    def add_files(self, files: Sequence[tuple[PlannedFile, Kind]], names: Sequence[str]) -> None:
-        """Take files into the plan; `names` are what the file system takes their paths for.
+    def add_files(self, files: Sequence[tuple[PlannedFile, Kind]], names: Sequence[str]) -> list[int]:
+        """Take files into the plan and return their ids; `names` are what the file system takes their paths for.
 
         Raises CollisionError.
         """
         with self._refusals(), self._lock:
             rows = [
                 (self._take_id(file.source_index, kind), name, file.path if file.path != name else None, file.key,
-                 file.size, file.identity, *_checksum_columns(file.checksum))
+                 file.size, file.identity, *_checksum_columns(file.checksum), file.archive)
                 for (file, kind), name in zip(files, names, strict=True)
             ]  # fmt: skip
-            insert = "INSERT INTO files (id, name, path, key, size, identity, algorithm, checksum) VALUES "
+            insert = "INSERT INTO files (id, name, path, key, size, identity, algorithm, checksum, archive) VALUES "
             try:
-                self._database.executemany(insert + "(?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self._database.executemany(insert + "(?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             except sqlite3.IntegrityError:
                 raise self._explain_collision(rows) from None
             self._refuse_nesting(rows)
+            return [row[0] for row in rows]
 
     def replace_file(self, file: PlannedFile) -> None:
         """Put another state of the same object in a planned file's place."""
@@ -266,6 +278,17 @@ class Ledger:
                 yield _planned(source_index, sources[source_index], row[:-1])
             after = rows[-1][-1]
 
+    def listed_files(self) -> Iterator[tuple[str, int | None, str]]:
+        """Yield path, size and identity of what the sources listed, by their paths in byte order."""
+        column = self._path_column()
+        query = f"SELECT {column} AS path, size, identity, id FROM files WHERE {column} > ? ORDER BY {column} LIMIT ?"  # noqa: S608 - constants
+        after = ""
+        while rows := self._all(query, (after, _BATCH)):
+            for path, size, identity, number in rows:
+                if (number >> _STREAM_BITS) % _KINDS != Kind.MEMBER:
+                    yield path, size, identity
+            after = rows[-1][0]
+
     def finish_file(self, file_id: int, size: int, checksum: str | None, modified: int) -> None:
         """Take in that a file is whole: its size, verified checksum and mtime in nanoseconds."""
         self.finish_files([(size, checksum, modified, file_id)])
@@ -298,13 +321,93 @@ class Ledger:
             self._write_finished()
         column = self._path_column()
         query = (
-            f"SELECT {column} AS final, final_size, identity, final_checksum, modified FROM files "  # noqa: S608 - constants
+            f"SELECT {column} AS final, final_size, identity, final_checksum, modified, archive FROM files "  # noqa: S608 - constants
             f"WHERE final_size IS NOT NULL AND {column} > ? ORDER BY {column} LIMIT ?"
         )
         after = ""
         while rows := self._all(query, (after, _BATCH)):
             for row in rows:
                 yield ManifestFile(*row)
+            after = rows[-1][0]
+
+    # --- archives ---
+
+    def note_archive(self, state: ArchiveState, archive: UnpackedArchive) -> None:
+        """Take in that an archive was unpacked; what was noted of the path before no longer counts."""
+        row = (state, archive.path, archive.size, archive.identity, archive.checksum, archive.files, archive.bytes)
+        self._all("INSERT OR REPLACE INTO archives VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def archive(self, state: ArchiveState, path: str) -> UnpackedArchive | None:
+        """Return what is known of the archive at a path."""
+        query = f"SELECT {_ARCHIVE_COLUMNS} FROM archives WHERE state = ? AND path = ?"  # noqa: S608 - constants
+        rows = self._all(query, (state, path))
+        return UnpackedArchive(*rows[0]) if rows else None
+
+    def archives(self, state: ArchiveState) -> Iterator[UnpackedArchive]:
+        """Yield the archives of which the same is known, by their paths."""
+        query = f"SELECT {_ARCHIVE_COLUMNS} FROM archives WHERE state = ? AND path > ? ORDER BY path LIMIT ?"  # noqa: S608 - constants
+        after = ""
+        while rows := self._all(query, (state, after, _BATCH)):
+            yield from (UnpackedArchive(*row) for row in rows)
+            after = rows[-1][0]
+
+    def published_members(self, archive: str) -> Iterator[ManifestFile]:
+        """Yield the published files that came out of an archive, by their paths."""
+        yield from (ManifestFile(*row) for row in self._members("published", archive))
+
+    def staged_members(self, archive: str) -> Iterator[StagedFile]:
+        """Yield the files that an earlier run has unpacked out of an archive, by their paths."""
+        yield from (_staged(row) for row in self._members("staged", archive))
+
+    def _members(self, table: str, archive: str) -> Iterator[Any]:
+        self._all(f"CREATE INDEX IF NOT EXISTS {table}_by_archive ON {table} (archive, path)", ())
+        query = f"SELECT * FROM {table} WHERE archive = ? AND path > ? ORDER BY path LIMIT ?"  # noqa: S608 - constants
+        after = ""
+        while rows := self._all(query, (archive, after, _BATCH)):
+            yield from rows
+            after = rows[-1][0]
+
+    def planned_members(self, archive: str) -> Iterator[str]:
+        """Yield the paths of the files of the plan that come out of an archive."""
+        self._all("CREATE INDEX IF NOT EXISTS files_by_archive ON files (archive, id)", ())
+        query = "SELECT coalesce(path, name), id FROM files WHERE archive = ? AND id > ? ORDER BY id LIMIT ?"
+        after = 0
+        while rows := self._all(query, (archive, after, _BATCH)):
+            yield from (row[0] for row in rows)
+            after = rows[-1][1]
+
+    def note_fetched(self, file_id: int, size: int, checksum: str | None) -> None:
+        """Take in what an archive has at its source, as it was verified; by that alone it is no file of the tree."""
+        self._all("UPDATE files SET source_size = ?, final_checksum = ? WHERE id = ?", (size, checksum, file_id))
+
+    def fetched(self, file_id: int) -> tuple[int, str | None]:
+        """Return size and verified checksum of an archive that is whole."""
+        with self._lock:
+            self._write_finished()
+        query = "SELECT coalesce(source_size, final_size, 0), final_checksum FROM files WHERE id = ?"
+        size, checksum = self._all(query, (file_id,))[0]
+        return int(size), checksum
+
+    def leave_out(self, file_id: int) -> None:
+        """Take in that the finished tree does not hold a file: an archive that is not kept."""
+        with self._lock:
+            self._write_finished()
+        query = "UPDATE files SET source_size = coalesce(source_size, final_size), final_size = NULL WHERE id = ?"
+        self._all(query, (file_id,))
+
+    def source_objects(self) -> Iterator[ManifestFile]:
+        """Yield what the sources have of the finished tree, by path: archives in the place of what came out of them."""
+        with self._lock:
+            self._write_finished()
+        column = self._path_column()
+        size = "coalesce(source_size, final_size)"
+        query = (
+            f"SELECT {column} AS final, {size}, identity FROM files "  # noqa: S608 - constants
+            f"WHERE {size} IS NOT NULL AND archive IS NULL AND {column} > ? ORDER BY {column} LIMIT ?"
+        )
+        after = ""
+        while rows := self._all(query, (after, _BATCH)):
+            yield from (ManifestFile(*row) for row in rows)
             after = rows[-1][0]
 
     def _path_column(self) -> str:
@@ -365,6 +468,15 @@ def _is_full(directory: str | None, error: Exception) -> bool:
     except OSError as refused:
         return refused.errno in (errno.ENOSPC, errno.EDQUOT)
     return False
+
+
+def kind_of(file: PlannedFile) -> Kind:
+    """Return the kind of a file of the plan."""
+    return Kind((file.id >> _STREAM_BITS) % _KINDS)
+
+
+def _staged(row: Sequence[Any]) -> StagedFile:
+    return StagedFile(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], home=row[7], archive=row[8])
 
 
 def _first_id(source_index: int, kind: Kind) -> int:

@@ -5,7 +5,7 @@ of files is made several times.
 """
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from datafetch.sources import Checksum, Entry
 
@@ -19,6 +19,10 @@ class Kind(IntEnum):
     """In ranges, or of unknown size."""
     KNOWN = 2
     """Perhaps without the network: the volume holds it, or parts of it, by what was noted."""
+    ARCHIVE = 3
+    """As a large one; then it is unpacked."""
+    MEMBER = 4
+    """Out of an archive: nobody takes it up."""
 
 
 @dataclass(slots=True)
@@ -34,6 +38,8 @@ class PlannedFile:
     checksum: Checksum | None
     id: int = 0
     """Its place in the ledger."""
+    archive: str | None = None
+    """Path of the archive that it comes out of; its key, size and identity are that one's."""
 
     @property
     def entry(self) -> Entry:
@@ -53,6 +59,8 @@ class ManifestFile:
     """`algorithm:value`, as it was verified."""
     modified: int = 0
     """mtime in nanoseconds when it was published."""
+    archive: str | None = None
+    """Path of the archive that it came out of; its identity is that one's."""
 
     def is_of(self, file: PlannedFile) -> bool:
         """Whether it is of exactly this object; one without identity never is."""
@@ -75,7 +83,42 @@ class StagedFile:
     """mtime of a whole file, in nanoseconds: whoever changes it changes that."""
     ranges: list[tuple[int, int]] = field(default_factory=list)
     """What has arrived of a part: (start, end), end excluded."""
+    archive: str | None = None
+    """Path of the archive that it came out of."""
+    home: str = ""
+    """Below which directory of the state the epoch is: empty, or `shards/3/` where one of several wrote it."""
 
     def is_of(self, file: PlannedFile) -> bool:
         """Whether it holds bytes of exactly that object. An object without identity is never taken up again."""
         return bool(file.identity) and self.identity == file.identity and self.size == file.size
+
+
+class ArchiveState(StrEnum):
+    """What is known of an archive that was unpacked."""
+
+    PUBLISHED = "published"
+    """Its files are in the last published tree."""
+    STAGED = "staged"
+    """An earlier run has unpacked it, all of it."""
+    UNPACKED = "unpacked"
+    """Its files are part of the tree that is being made."""
+
+
+@dataclass(slots=True)
+class UnpackedArchive:
+    """An archive all of whose files are there; itself it may be gone."""
+
+    path: str
+    size: int
+    identity: str
+    """Its identity at the source; empty where the source gives none."""
+    checksum: str | None
+    """`algorithm:value`, as it was verified."""
+    files: int
+    bytes: int
+    """Of its files together."""
+
+    def is_of(self, file: PlannedFile) -> bool:
+        """Whether it is of exactly this object; one without identity never is."""
+        same_size = file.size is None or self.size == file.size
+        return bool(file.identity) and self.identity == file.identity and same_size
