@@ -32,6 +32,15 @@ from datafetch_api.items import (
 )
 
 
+class Shards(ConfigModel):
+    """A fetch that several processes share, each with a part of the files: which one it is says `--shard`."""
+
+    count: Annotated[int, Field(ge=1, le=64)]
+    """How many there are; the first one, 0, lists for all."""
+    plan: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,98}[a-z0-9])?$")]
+    """What names the list of files that they share on the volume: another name is another listing."""
+
+
 class Managed(ConfigModel):
     """The managed layout: revisions below `.datafetch`, published by one symbolic link."""
 
@@ -47,6 +56,8 @@ class Managed(ConfigModel):
     keep_revisions: Annotated[int, Field(ge=0)] = 1
     prune_replaced_before: datetime | None = None
     """Old revisions that were replaced before this time may go: no running pod can still use them."""
+    shards: Shards | None = None
+    """Where several processes share the fetch. A last run with `--publish-shards` publishes what they have brought."""
 
 
 class TransferSettings(ConfigModel):
@@ -126,6 +137,7 @@ __all__ = [
     "Match",
     "S3Item",
     "Selection",
+    "Shards",
     "TransferSettings",
     "Unpack",
 ]

@@ -20,7 +20,7 @@ from datafetch.plan import Plan, check_space, fold_case, present_bytes
 from datafetch.records import ManifestFile, PlannedFile
 from datafetch.sink.directory import Directory
 from datafetch.sink.journal import recover
-from datafetch.sink.layout import is_as_published, manifest_name
+from datafetch.sink.layout import SHARDS, is_as_published, manifest_name
 from datafetch.sink.manifest import DamagedManifestError, read_header, read_manifest
 from datafetch.sources import open_source
 from datafetch_api.config import DownloadConfig, Managed
@@ -226,6 +226,8 @@ def _read_state(path: str, manifest: str | None) -> Ledger:
     try:
         if manifest is not None:
             _load_manifest(state, manifest, ledger)
+        for name in state.names(SHARDS):
+            recover(state, _NEWEST_EPOCH, ledger, f"{SHARDS}/{name}/")
         recover(state, _NEWEST_EPOCH, ledger)
     finally:
         state.close()

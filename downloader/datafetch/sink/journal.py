@@ -21,6 +21,8 @@ from datafetch.sink.lock import EPOCHS, boot_id
 from datafetch.sink.manifest import quoted
 
 JOURNAL = "journal"
+TREE = "tree"
+"""In an epoch's directory: the files that are staged."""
 _FLUSHED = b'{"flushed":true}\n'
 _FILE = b'{"file":'
 _READ_BYTES = 64 << 10
@@ -91,6 +93,16 @@ class Journal:
             self.length += len(lines)
 
 
+def _has_moved(base: Directory, staged: StagedFile, before: StagedFile, *, whole: bool) -> bool:
+    """Say whether what another home holds of the path is to be used instead."""
+    return (before.whole and not whole) or base.stat(staged_path(staged)) is None
+
+
+def staged_path(staged: StagedFile) -> str:
+    """Return where a staged file lies, seen from the state's directory."""
+    return f"{staged.home}{EPOCHS}/{staged.epoch}/{TREE}/{staged.path}"
+
+
 def _line(record: dict[str, object]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
@@ -104,18 +116,24 @@ def _file_line(file: ManifestFile) -> bytes:
     ).encode()
 
 
-def recover(state: Directory, before_epoch: int, ledger: Ledger) -> None:
-    """Take what earlier epochs left into the ledger; of a path in several epochs, the newest."""
-    for epoch in sorted(int(name) for name in state.names(EPOCHS) if name.isdigit() and int(name) < before_epoch):
-        with state.lines(f"{EPOCHS}/{epoch}/{JOURNAL}") as lines:
+def recover(base: Directory, before_epoch: int, ledger: Ledger, home: str = "") -> None:
+    """Take what earlier epochs left into the ledger; of a path in several epochs, the newest.
+
+    `home` is the directory below `base` that has the epochs, with a slash. Of a path that another home was said to
+    hold, what is there counts: what several fetch may have moved from one to the other.
+    """
+    names = base.names(f"{home}{EPOCHS}")
+    for epoch in sorted(int(name) for name in names if name.isdigit() and int(name) < before_epoch):
+        journal = f"{home}{EPOCHS}/{epoch}/{JOURNAL}"
+        with base.lines(journal) as lines:
             first = next(lines, b"")
             length = None if _is_of_this_boot(first) else 0
         if length is not None:
-            with state.lines(f"{EPOCHS}/{epoch}/{JOURNAL}") as lines:
+            with base.lines(journal) as lines:
                 length = max((number for number, line in enumerate(lines) if line == _FLUSHED), default=0)
-        with state.lines(f"{EPOCHS}/{epoch}/{JOURNAL}") as lines:
+        with base.lines(journal) as lines:
             for record in _records(islice(lines, length)):
-                _replay(record, epoch, ledger)
+                _replay(record, epoch, ledger, base, home)
 
 
 def _is_of_this_boot(first: bytes) -> bool:
@@ -123,7 +141,7 @@ def _is_of_this_boot(first: bytes) -> bool:
     return bool(boot_id()) and header.get("boot") == boot_id()
 
 
-def _replay(record: dict[str, object], epoch: int, ledger: Ledger) -> None:
+def _replay(record: dict[str, object], epoch: int, ledger: Ledger, base: Directory, home: str) -> None:
     path = str(record.get("file") or record.get("part") or record.get("drop") or "")
     if not path:
         return
@@ -131,7 +149,10 @@ def _replay(record: dict[str, object], epoch: int, ledger: Ledger) -> None:
         ledger.forget_staged(path)
         return
     size = record["size"] if isinstance(record["size"], int) else None
-    staged = StagedFile(path, size, str(record["identity"]), epoch)
+    staged = StagedFile(path, size, str(record["identity"]), epoch, home=home)
+    before = ledger.staged(path, with_ranges=False)
+    if before is not None and before.home != home and _has_moved(base, staged, before, whole="file" in record):
+        return
     if "file" in record:
         checksum, modified = record.get("checksum"), record.get("modified")
         staged.whole = True
@@ -142,8 +163,8 @@ def _replay(record: dict[str, object], epoch: int, ledger: Ledger) -> None:
     bounds = record["range"]
     if not isinstance(bounds, list):
         return
-    before = ledger.staged(path, with_ranges=False)
-    if before is None or before.whole or (before.epoch, before.size, before.identity) != (epoch, size, staged.identity):
+    known = None if before is None else (before.home, before.epoch, before.size, before.identity)
+    if before is None or before.whole or known != (home, epoch, size, staged.identity):
         ledger.note_staged(staged)
     ledger.note_staged_range(path, int(bounds[0]), int(bounds[1]))
 

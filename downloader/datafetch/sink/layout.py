@@ -16,7 +16,7 @@ In place (`download_root`): the files at their names, and beside them
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -35,14 +35,16 @@ from datafetch.marker import (
 from datafetch.plan import manifest_digest
 from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory, make_directories, refusals
+from datafetch.sink.journal import JOURNAL, TREE
 from datafetch.sink.lock import EPOCHS
 from datafetch.sink.manifest import DamagedManifestError, now, read_header, read_manifest, write_manifest
 from datafetch.sink.verification import holds_checksum
 from datafetch_api.config import Managed
 
-TREE = "tree"
 PUBLISHING = "publishing"
 """In an epoch's directory: the revision that it is about to publish."""
+SHARDS = "shards"
+"""Where those work of which each brings a part of a fetch: `SHARDS/I/` has a lock and epochs of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,15 @@ class Layout(Protocol):
     """What differs between the layouts. The state directory is open; the lock is held from `begin` on."""
 
     state: Directory
+    """Where the lock and the epochs are."""
+    base: Directory
+    """What all homes of staged files lie below: `state`, or where each of several has a state of its own."""
+    home: str
+    """Where the state lies below it, with a slash; empty where it is the same."""
     publication: Literal["Link", "InPlace"]
+
+    def other_homes(self) -> tuple[str, ...]:
+        """Return where others may have staged files of this fetch, at another time."""
 
     def complete(self, spec_hash: str, *, full: bool = False) -> "Complete | None":
         """Return what is published, where it is all of what that request asks for and every file is as it was.
@@ -105,6 +115,9 @@ class Layout(Protocol):
         The ledger holds its files; `unchanged` says that every one was taken over from the published tree.
         """
 
+    def clear(self, epoch: int) -> None:
+        """Remove what was staged, once it is published; the epoch's directory stays: no number is given twice."""
+
 
 class ManagedLayout:
     """Revisions behind one link."""
@@ -119,7 +132,8 @@ class ManagedLayout:
         except FileNotFoundError:
             raise TargetNotWritableError(f"the volume {managed.volume!r} is not there; mount it") from None
         self._parent = volume.child(parent) if parent else volume
-        self.state = self._parent.child(f"{STATE_DIRECTORY}/{self._link}")
+        self.base = self.state = self._parent.child(f"{STATE_DIRECTORY}/{self._link}")
+        self.home = ""
         self._volume = volume
         self._header: ManifestHeader | None = None
         """Of the revision that files are taken over from."""
@@ -144,15 +158,31 @@ class ManagedLayout:
         for directory in {self._volume, self._parent, self.state}:
             directory.close()
 
+    def other_homes(self) -> tuple[str, ...]:
+        """Return those of the shards that an attempt with several pods has left."""
+        return tuple(f"{SHARDS}/{name}/" for name in self.state.names(SHARDS) if name.isdigit())
+
     def begin(self, ledger: Ledger) -> None:
         """Read the published revision, and refuse what is not ours in the link's place."""
+        published = self._own_revision()
+        self._unpublished = self._take_up_unpublished(published)
+        self._load(self._unpublished or published, ledger)
+
+    def look(self, ledger: Ledger) -> None:
+        """Read the same without the lock, for one of several that fetch at a time: nothing is removed or noted."""
+        published = self._own_revision()
+        unpublished = (revision for _, revision in self._announced() if self._is_whole(revision))
+        self._load(next(unpublished, published), ledger)
+
+    def _own_revision(self) -> str | None:
         published = self._published_revision()
         if published is not None:
             header = read_header(self.state, f"{MANIFESTS}/{published}.json")
             if header is not None:
                 self._refuse_foreign(header)
-        self._unpublished = self._take_up_unpublished(published)
-        revision = self._unpublished or published
+        return published
+
+    def _load(self, revision: str | None, ledger: Ledger) -> None:
         if revision is None:
             return
         with read_manifest(self.state, f"{MANIFESTS}/{revision}.json") as manifest:
@@ -164,21 +194,28 @@ class ManagedLayout:
 
         Only what an epoch says that it was about to publish is looked at: an old revision may be in use by pods.
         """
-        epochs = sorted(int(name) for name in self.state.names(EPOCHS) if name.isdigit())
         found: str | None = None
-        for epoch in reversed(epochs):
-            note = f"{EPOCHS}/{epoch}/{PUBLISHING}"
-            revision = (self.state.read(note) or b"").decode(errors="replace")
+        for note, revision in list(self._announced()):
             if published is not None and revision == published:
                 self._note_visible(published, note)
             if not is_revision(revision) or revision in (published, found):
                 continue
-            whole = self.state.stat(f"{REVISIONS}/{revision}") is not None
-            if found is None and whole and read_header(self.state, f"{MANIFESTS}/{revision}.json") is not None:
+            if found is None and self._is_whole(revision):
                 found = revision
             else:
                 self._remove_revision(revision)
         return found
+
+    def _announced(self) -> Iterator[tuple[str, str]]:
+        """Yield, the newest epoch first, the note and the revision that each epoch says it was about to publish."""
+        for epoch in sorted((int(name) for name in self.state.names(EPOCHS) if name.isdigit()), reverse=True):
+            note = f"{EPOCHS}/{epoch}/{PUBLISHING}"
+            yield note, (self.state.read(note) or b"").decode(errors="replace")
+
+    def _is_whole(self, revision: str) -> bool:
+        if not is_revision(revision) or self.state.stat(f"{REVISIONS}/{revision}") is None:
+            return False
+        return read_header(self.state, f"{MANIFESTS}/{revision}.json") is not None
 
     def _note_visible(self, revision: str, note: str) -> None:
         """Note that a revision is visible from now on, at the latest.
@@ -225,13 +262,17 @@ class ManagedLayout:
         """Link an unchanged file of the published revision into the new one; copy it where links are refused."""
         return self.take_as(file, tree, file.path, full=full)
 
-    def take_as(self, file: ManifestFile, tree: Directory, path: str, *, full: bool = False) -> bool:
-        """Link it at another path, likewise."""
+    def holds(self, file: ManifestFile, *, full: bool = False) -> bool:
+        """Say whether a published file is as it was; where `full`, by its bytes too."""
         if self._header is None:
             return False
-        old = f"{REVISIONS}/{self._header.revision}/{file.path}"
-        if not is_as_published(self.state, old, file, full=full):
+        return is_as_published(self.state, f"{REVISIONS}/{self._header.revision}/{file.path}", file, full=full)
+
+    def take_as(self, file: ManifestFile, tree: Directory, path: str, *, full: bool = False) -> bool:
+        """Link it at another path, likewise."""
+        if self._header is None or not self.holds(file, full=full):
             return False
+        old = f"{REVISIONS}/{self._header.revision}/{file.path}"
         if not self.state.link(old, tree, path):
             self.state.copy(old, tree, path)
         return True
@@ -267,6 +308,12 @@ class ManagedLayout:
             self._remove_revision(self._unpublished)
         self._prune(header)
         return Published(header.revision, "Link", header.manifest_digest, header.bytes)
+
+    def clear(self, epoch: int) -> None:
+        """Remove the epochs, and what shards have left."""
+        clear_epochs(self.state, epoch)
+        if self._managed.shards is None:
+            self.state.remove_tree(SHARDS)
 
     def _keep(self, old: ManifestHeader, new: ManifestHeader, ledger: Ledger) -> Published:
         """Leave the published revision where it is: it holds the same. Its manifest says whose it is now."""
@@ -333,7 +380,8 @@ class InPlaceLayout:
         except FileExistsError:
             raise TargetOccupiedError(f"{root!r} is not a directory; move it away, or choose another target") from None
         self._root = Directory.open(root)
-        self.state = self._root.child(STATE_DIRECTORY)
+        self.base = self.state = self._root.child(STATE_DIRECTORY)
+        self.home = ""
         self._manifest = f"{MANIFESTS}/{manifest_name(spec_hash)}"
 
     def complete(self, spec_hash: str, *, full: bool = False) -> Complete | None:
@@ -347,6 +395,10 @@ class InPlaceLayout:
         """Close the directories."""
         self._root.close()
         self.state.close()
+
+    def other_homes(self) -> tuple[str, ...]:
+        """Return none: one process at a time."""
+        return ()
 
     def begin(self, ledger: Ledger) -> None:
         """Read the manifest of the same request, if it was here before."""
@@ -389,6 +441,19 @@ class InPlaceLayout:
         self.state.flush()
         write_manifest(self.state, self._manifest, header, ledger.finished_files())
         return Published(None, "InPlace", header.manifest_digest, header.bytes)
+
+    def clear(self, epoch: int) -> None:
+        """Remove the epochs."""
+        clear_epochs(self.state, epoch)
+
+
+def clear_epochs(state: Directory, epoch: int) -> None:
+    """Remove what was staged; the epoch's directory stays."""
+    for name in state.names(EPOCHS):
+        if name != str(epoch):
+            state.remove_tree(f"{EPOCHS}/{name}")
+    state.remove_tree(f"{EPOCHS}/{epoch}/{TREE}")
+    state.remove(f"{EPOCHS}/{epoch}/{JOURNAL}")
 
 
 def _look_through(

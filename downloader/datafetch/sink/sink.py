@@ -8,7 +8,7 @@ journals of earlier epochs, and takes it up where it is of exactly the same obje
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self, TypeGuard
 
@@ -16,14 +16,15 @@ from datafetch.errors import DataFetchError, InternalError
 from datafetch.ledger import Ledger
 from datafetch.plan import fold_case, present_bytes
 from datafetch.records import ManifestFile, PlannedFile, StagedFile
-from datafetch.sink.journal import Journal, recover
-from datafetch.sink.layout import TREE, Layout, Published, new_header
+from datafetch.sink.journal import TREE, Journal, recover, staged_path
+from datafetch.sink.layout import Layout, Published, is_as_published, new_header
 from datafetch.sink.lock import EPOCHS, FencedError, TargetLock
 from datafetch.sink.verification import holds_checksum
 from datafetch.sink.writer import FileWriter, checksum_text
 from datafetch.sources import Checksum
 
 FLUSH_SECONDS = 5.0
+_ANY_EPOCH = 1 << 62
 
 
 class Sink:
@@ -75,7 +76,9 @@ class Sink:
         epoch = self._lock.epoch
         self.ledger = Ledger(self._layout.state.path_of(f"{EPOCHS}/{epoch}"))
         self._layout.begin(self.ledger)
-        recover(self._layout.state, epoch, self.ledger)
+        for home in self._layout.other_homes():
+            recover(self._layout.base, _ANY_EPOCH, self.ledger, home)
+        recover(self._layout.base, epoch, self.ledger, self._layout.home)
         self.tree = self._layout.state.child(f"{EPOCHS}/{epoch}/{TREE}")
         self._journal = Journal(self._layout.state, epoch)
         self.flushes_files_alone = self._layout.state.flushes_files_alone()
@@ -147,10 +150,30 @@ class Sink:
 
     def _adopt(self, file: PlannedFile, staged: StagedFile) -> bool:
         """Move what an earlier epoch staged into ours; False where it is gone."""
-        old = f"{EPOCHS}/{staged.epoch}/{TREE}/{file.path}"
-        if self._layout.state.stat(old) is None:
+        old = staged_path(staged)
+        if self._layout.base.stat(old) is None:
             return False
-        self._layout.state.rename(old, self.tree, file.path)
+        self._layout.base.rename(old, self.tree, file.path)
+        return True
+
+    def take_over(self, file: ManifestFile, places: Iterable[str]) -> bool:
+        """Take over a file that others of the same fetch have brought, without asking whether it can be resumed.
+
+        It lies in the staged tree of one of the epochs at `places`, which are below the layout's base, or was published
+        before. False where it is at none of them as it was. Staged files are to be handed to `add_whole`.
+        """
+        for place in places:
+            path = f"{place}/{TREE}/{file.path}"
+            if is_as_published(self._layout.base, path, file):
+                self._layout.base.rename(path, self.tree, file.path)
+                return True
+        return False
+
+    def take_published(self, file: ManifestFile, file_id: int) -> bool:
+        """Take over a file that is exactly what was published at its path; False where it is not."""
+        if self.ledger.published(file.path) != file or not self._take(file):
+            return False
+        self.ledger.finish_file(file_id, file.size, file.checksum, file.modified)
         return True
 
     def write(self, file: PlannedFile) -> tuple[FileWriter, int]:
@@ -248,17 +271,8 @@ class Sink:
         header = new_header(spec_hash, self.ledger)
         self._lock.check()
         published = self._layout.publish(self._lock.epoch, header, self.ledger, unchanged=self._fetched == 0)
-        self._remove_epochs()
+        self._layout.clear(self._lock.epoch)
         return published
-
-    def _remove_epochs(self) -> None:
-        """Remove what was staged; our own epoch's directory stays, so that no number is given twice."""
-        state = self._layout.state
-        for name in state.names(EPOCHS):
-            if name != str(self._lock.epoch):
-                state.remove_tree(f"{EPOCHS}/{name}")
-        state.remove_tree(f"{EPOCHS}/{self._lock.epoch}/{TREE}")
-        state.remove(self._journal.path)
 
     def _stop_flushing(self) -> None:
         self._stop.set()
