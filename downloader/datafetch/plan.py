@@ -15,7 +15,7 @@ from dataclasses import replace
 from datafetch.errors import InsufficientSpaceError, UnsafePathError
 from datafetch.ledger import CollisionError, Ledger
 from datafetch.marker import STATE_DIRECTORY
-from datafetch.records import Kind, ManifestFile, PlannedFile, StagedFile
+from datafetch.records import ArchiveState, Kind, ManifestFile, PlannedFile, StagedFile
 from datafetch.sources import Entry
 from datafetch_api.quantities import format_bytes
 
@@ -68,17 +68,31 @@ def fold_case(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
+IsArchive = Callable[[int, str], bool]
+"""Says whether the file of a source, by its number, at a path is an archive to unpack."""
+
+
 class Plan:
     """The files of a fetch, gathered from the listings of all sources into the ledger. Thread-safe."""
 
-    def __init__(self, ledger: Ledger, sources: Sequence[str], fold: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        sources: Sequence[str],
+        fold: Callable[[str], str] = str,
+        is_archive: IsArchive | None = None,
+    ) -> None:
         self._ledger = ledger
         self._sources = sources
         self._fold = fold
+        self._is_archive = is_archive
+        self.archives = 0
+        """Files so far that are archives to unpack; what comes out of them is counted nowhere here."""
         self._lock = threading.Lock()
         self._files = 0
         self._bytes = 0
         self._present = 0
+        self._unsized = 0
         self.complete = False
         """Whether every listing has ended."""
 
@@ -98,7 +112,49 @@ class Plan:
                 raise self._refuse(error) from None
             self._files += len(files)
             self._bytes += sum(file.size or 0 for file in files)
-        return Counter(kinds)
+            self._unsized += sum(file.size is None for file in files)
+            found = Counter(kinds)
+            self.archives += found[Kind.ARCHIVE]
+        return found
+
+    def add_members(self, archive: PlannedFile, names: Sequence[str]) -> list[PlannedFile]:
+        """Take members of an archive into the plan, by their names in it, and return them as files.
+
+        They lie where the archive does. Raises UnsafePathError where a name cannot be a path there, or collides.
+        """
+        return self._add_members(archive, [(name, self._member_path(archive, name)) for name in names])
+
+    def add_unpacked(self, archive: PlannedFile, paths: Sequence[str]) -> list[PlannedFile]:
+        """Take members into the plan that were unpacked before, by the paths that they had then."""
+        return self._add_members(archive, [(path, path) for path in paths])
+
+    def _add_members(self, archive: PlannedFile, members: Sequence[tuple[str, str]]) -> list[PlannedFile]:
+        index, source, identity = archive.source_index, archive.source, archive.identity
+        files = [
+            PlannedFile(index, source, f"{archive.key}!/{name}", path, archive.size, identity, None, 0, archive.path)
+            for name, path in members
+        ]
+        rows = [(file, Kind.MEMBER) for file in files]
+        try:
+            ids = self._ledger.add_files(rows, [self._fold(file.path) for file in files])
+        except CollisionError as error:
+            raise self._refuse(error) from None
+        return [replace(file, id=number) for file, number in zip(files, ids, strict=True)]
+
+    def _member_path(self, archive: PlannedFile, name: str) -> str:
+        directory = archive.path.rpartition("/")[0]
+        try:
+            if name.startswith("/"):
+                raise ValueError("its path is absolute")
+            plain = name.removeprefix("./")
+            return safe_path(f"{directory}/{plain}" if directory else plain, self._fold)
+        except ValueError as error:
+            raise UnsafePathError(
+                f"the member {name!r} of the archive {archive.key!r} cannot become a file: {error}; pack the archive "
+                "without it, or fetch it as it is, without unpack",
+                source=archive.source,
+                key=archive.key,
+            ) from None
 
     def replace(self, file: PlannedFile, entry: Entry) -> PlannedFile:
         """Put the present state of a file's object in the place of the one that was listed."""
@@ -106,6 +162,7 @@ class Plan:
         with self._lock:
             self._ledger.replace_file(new)
             self._bytes += (new.size or 0) - (file.size or 0)
+            self._unsized += (new.size is None) - (file.size is None)
         return new
 
     def next_files(self, source_index: int, kind: Kind, after: int, limit: int) -> list[PlannedFile]:
@@ -115,6 +172,10 @@ class Plan:
     def __iter__(self) -> Iterator[PlannedFile]:
         """Iterate over the files, ordered by their paths."""
         return self._ledger.planned_files(self._sources)
+
+    def listed(self) -> Iterator[tuple[str, int | None, str]]:
+        """Iterate over path, size and identity of what the sources listed, ordered by the paths' bytes."""
+        return self._ledger.listed_files()
 
     def _file(self, source_index: int, entry: Entry) -> PlannedFile:
         source = self._sources[source_index]
@@ -131,10 +192,14 @@ class Plan:
         return PlannedFile(source_index, source, entry.key, path, entry.size, entry.identity, entry.checksum)
 
     def _kind(self, file: PlannedFile, small_bytes: int) -> Kind:
-        present = self._count_present(file)
+        is_archive = self._is_archive is not None and self._is_archive(file.source_index, file.path)
+        present = self._count_present_archive(file) if is_archive else self._count_present(file)
         if present is not None:
             with self._lock:
                 self._present += present
+        if is_archive:
+            return Kind.ARCHIVE
+        if present is not None:
             return Kind.KNOWN
         return Kind.SMALL if file.size is not None and file.size <= small_bytes else Kind.LARGE
 
@@ -148,6 +213,14 @@ class Plan:
             return present_bytes(staged)
         moved = self._ledger.published_alike(file.checksum, file.size)
         return None if moved is None else moved.size
+
+    def _count_present_archive(self, file: PlannedFile) -> int | None:
+        """Return the same of an archive: one that was unpacked need not be there itself."""
+        for state in (ArchiveState.PUBLISHED, ArchiveState.STAGED):
+            unpacked = self._ledger.archive(state, file.path)
+            if unpacked is not None and unpacked.is_of(file):
+                return unpacked.size
+        return self._count_present(file)
 
     def _refuse(self, collision: CollisionError) -> UnsafePathError:
         (first_index, first, path), (second_index, second, other_path) = collision.first, collision.second
@@ -166,6 +239,11 @@ class Plan:
     def total_bytes(self) -> int:
         """Bytes of all files so far whose size is known."""
         return self._bytes
+
+    @property
+    def tells_sizes(self) -> bool:
+        """Whether the size of every file so far is known before it is fetched."""
+        return self._unsized == 0
 
     @property
     def needed_bytes(self) -> int:
@@ -200,9 +278,14 @@ def missing_ranges(size: int, ranges: list[tuple[int, int]], part_bytes: int = 1
 
 def manifest_digest(files: Iterable[ManifestFile]) -> str:
     """Return `sha256:` and the digest over path, size and source identity of all files, sorted by path already."""
+    return digest_lines((file.path, file.size, file.identity) for file in files)
+
+
+def digest_lines(files: Iterable[tuple[str, int | None, str]]) -> str:
+    """Return the same of files as (path, size, identity); a size that nobody knows is empty."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.path}\0{file.size}\0{file.identity}\n".encode())
+    for path, size, identity in files:
+        digest.update(f"{path}\0{'' if size is None else size}\0{identity}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
