@@ -44,6 +44,9 @@ class Request:
     credential_headers: Mapping[str, str] = field(default_factory=dict)
     """Headers that only this host may see: a redirect to another one goes without them."""
     method: str = "GET"
+    sender: str | None = None
+    """`RangeBody.address` of the server that named the URL; None where the config does. It may lead no further than a
+    redirect of that server could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,22 +230,22 @@ class Transport:
             raise SourceUnavailableError(f"{exchange.place} sent {length} bytes for {value!r}")
 
     def _follow(self, request: Request, range_header: Mapping[str, str]) -> "_Exchange":
-        sender: str | None = None
-        place = ""
+        sender = request.sender
+        leads = "what another server named leads"
         for _ in range(_MOST_REDIRECTS + 1):
             try:
                 exchange = self._exchange(request, range_header, sender)
             except ForbiddenRedirectError as error:
                 raise InvalidConfigError(
-                    f"{place} redirects to {urlsplit(request.url).hostname}, which is {error}; a server may not send a "
+                    f"{leads} to {urlsplit(request.url).hostname}, which is {error}; a server may not send a "
                     "download there: give that URL itself, if it is meant"
                 ) from None
             location = exchange.head.headers.get("location")
             if exchange.head.status not in _REDIRECTS or location is None:
                 return exchange
             exchange.finish()
-            place, sender = exchange.place, exchange.address
-            request = _redirected(request, location, place)
+            leads, sender = f"{exchange.place} redirects", exchange.address
+            request = _redirected(request, location, exchange.place)
         raise SourceUnavailableError(f"{redact_uri(request.url)} redirects more than {_MOST_REDIRECTS} times")
 
     def _exchange(self, request: Request, range_header: Mapping[str, str], sender: str | None) -> "_Exchange":
@@ -339,6 +342,11 @@ class RangeBody:
     def url(self) -> str:
         """Where the bytes come from, redirects followed. May hold a presigned query: not for messages."""
         return self._exchange.request.url
+
+    @property
+    def address(self) -> str:
+        """The IP address that sends them; behind a proxy the host as it stands in the URL."""
+        return self._exchange.address
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer from its start and return how many bytes arrived: 0 only at the end of the range."""
