@@ -103,6 +103,12 @@ class Result(Counters):
     exit_code: int
     failure: Failure | None = None
     manifest_digest: str | None = None
+    """Of what was published, or of what a fetch would publish, where only the sources were listed and that can tell."""
+    source_digest: str | None = None
+    """Of what the sources listed, where that is not the same: the sizes of some objects come only with their bytes, or
+    archives are unpacked. Two listings are compared by it."""
+    unidentified_files: Count | None = None
+    """Objects that may change without a sign of it, where only the sources were listed."""
     revision: str | None = None
     """The id of the published revision; managed layout only."""
     publication: Literal["Link", "InPlace"] | None = None

@@ -21,6 +21,7 @@ from datafetch.plan import Plan, check_space
 from datafetch.scheduler import Scheduler
 from datafetch.sink import Complete, FileWriter, InPlaceLayout, Layout, ManagedLayout, Sink, TargetLock
 from datafetch.small_files import SMALL_BYTES, SmallFiles
+from datafetch.source_digest import digest_sources, tells_manifest
 from datafetch.sources import Entry, Source, open_source
 from datafetch.transfer import (
     BUFFER_BYTES,
@@ -75,6 +76,8 @@ class FetchOutcome:
     revision: str | None
     publication: Literal["Link", "InPlace"]
     sources: tuple[SourceSummary, ...]
+    source_digest: str | None = None
+    """Of what the sources listed, where the manifest says more."""
 
 
 def run_fetch(
@@ -123,6 +126,8 @@ def run_fetch(
         fetch = _Fetch(sources, sink, observer, cancel, most, config)
         summaries = fetch.run()
         observer.stage(Stage.PUBLISHING)
+        items = config.download_items
+        listed = None if tells_manifest(fetch.plan, items) else digest_sources(fetch.plan, items).value
         published = sink.publish(spec_hash)
         return FetchOutcome(
             files=len(fetch.plan),
@@ -132,6 +137,7 @@ def run_fetch(
             revision=published.revision,
             publication=published.publication,
             sources=summaries,
+            source_digest=listed,
         )
 
 

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from pydantic.alias_generators import to_camel
 
+from datafetch.listing import Listing
 from datafetch.preflight import Fate, FilePlan, Preflight
-from datafetch.report import CommandReport, count_files, printable
+from datafetch.report import CommandReport, count_files, printable, termination_message
+from datafetch.source_digest import SourceDigest
+from datafetch_api.exit_codes import ExitCode
 from datafetch_api.quantities import format_bytes
-from datafetch_api.report import SourceSummary
+from datafetch_api.report import Failure, Result, SourceSummary, to_line
 
 
 class FateSum(BaseModel):
@@ -85,9 +89,7 @@ class PlanReport(CommandReport):
         if self._list_files:
             yield from map(_file_line, self._preflight.files())
             yield ""
-        for source in self.sources:
-            revision = f" at {source.resolved_revision}" if source.resolved_revision else ""
-            yield f"{source.name}: {_amount(source.files, source.bytes)}{revision}"
+        yield from map(_source_line, self.sources)
         yield ""
         yield f"{self.directory}: {_amount(self.total_files, self.total_bytes)}"
         rows = {
@@ -103,6 +105,61 @@ class PlanReport(CommandReport):
     def _space(self) -> str:
         room = f"{format_bytes(self.needed_bytes)} to be written, {format_bytes(self.free_bytes)} free"
         return f"{room}: {'it fits' if self.fits else 'it does not fit'}"
+
+
+@dataclass(frozen=True)
+class DigestReport:
+    """What the sources hold: a result like that of a fetch, but that nothing was fetched."""
+
+    result: Result
+    failure: Failure | None = None
+
+    @classmethod
+    def of(cls, listing: Listing, digest: SourceDigest, seconds: int) -> "DigestReport":
+        """Return the report on a listing that has ended."""
+        return cls(
+            Result(
+                exit_code=ExitCode.COMPLETED,
+                total_files=len(listing.plan),
+                total_bytes=listing.plan.total_bytes,
+                manifest_digest=digest.value if digest.is_manifest_digest else None,
+                source_digest=None if digest.is_manifest_digest else digest.value,
+                unidentified_files=digest.unidentified,
+                duration_seconds=seconds,
+                sources=listing.summaries,
+            )
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """Completed: what cannot be listed ends as an error."""
+        return self.result.exit_code
+
+    def termination_message(self, limit: int | None) -> str:
+        """Return the result."""
+        return termination_message(self.result, limit)
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the result's line."""
+        yield to_line(self.result)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the sources, and the digest of all with what it is worth."""
+        found = self.result
+        yield from map(_source_line, found.sources)
+        if found.unidentified_files:
+            count = count_files(found.unidentified_files)
+            yield f"{count} may change without a sign of it: no ETag, version or time identifies what they hold"
+        if found.manifest_digest is not None:
+            yield f"manifest digest: {found.manifest_digest}"
+            return
+        yield "the manifest's digest is known only once all is fetched: some sizes, or what archives hold, are not told"
+        yield f"source digest: {found.source_digest}"
+
+
+def _source_line(source: SourceSummary) -> str:
+    revision = f" at {source.resolved_revision}" if source.resolved_revision else ""
+    return f"{source.name}: {_amount(source.files, source.bytes)}{revision}"
 
 
 def _file_line(file: FilePlan) -> str:

@@ -49,6 +49,7 @@ def success(outcome: "FetchOutcome", tracker: ProgressTracker, spec_hash: str | 
         completed_bytes=outcome.bytes,
         reused_bytes=outcome.reused_bytes,
         manifest_digest=outcome.manifest_digest,
+        source_digest=outcome.source_digest,
         revision=outcome.revision,
         publication=outcome.publication,
         spec_hash=spec_hash,

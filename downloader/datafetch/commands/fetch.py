@@ -14,6 +14,7 @@ from datafetch.commands.options import (
     Parser,
     add_command,
     add_config_options,
+    add_digest_option,
     add_fetch_output_options,
     add_transfer_options,
     add_uri_options,
@@ -100,9 +101,7 @@ def add_run(commands: "Commands[Parser]") -> None:
         nargs="?",
         help="YAML file; - reads standard input. Default: the text in the environment variable DATAFETCH_CONFIG",
     )
-    add_config_options(run, "config", target_dir=True).add_argument(
-        "--config-digest", metavar="sha256:HEX", type=_digest, help="refuse a config with another digest than this"
-    )
+    add_digest_option(add_config_options(run, "config", target_dir=True))
     add_transfer_options(run)
     add_fetch_output_options(run)
     run.set_defaults(command=_run)
@@ -119,13 +118,6 @@ def add_get(commands: "Commands[Parser]") -> None:
     add_transfer_options(get)
     add_fetch_output_options(get)
     get.set_defaults(command=_get)
-
-
-def _digest(text: str) -> str:
-    algorithm, _, value = text.lower().partition(":")
-    if algorithm != "sha256" or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a digest; write sha256: and 64 hex digits")
-    return text.lower()
 
 
 def _run(options: argparse.Namespace, session: Session) -> Answer:
@@ -196,7 +188,7 @@ def _fetch(options: argparse.Namespace, session: Session, load: "Callable[[], Do
             skip_if_complete=options.skip_if_complete,
         )
 
-    with fetch_display(options.progress, tracker):
+    with fetch_display(options.progress or "auto", tracker):
         outcome = _run_locked(options.locked, config, run) if options.locked else run(_open_source)
     directory = config.managed.path if config.managed else config.download_root or "."
     logging.getLogger(__name__).info("%s", report.summary(outcome, tracker.elapsed, directory))

@@ -21,7 +21,7 @@ _SHORTEST_MESSAGE = 200
 _LONGEST_MESSAGE = 4096
 """Bytes that kubelet keeps of a container's message."""
 _URI_ONLY = ("include", "exclude", "endpoint_url", "region", "anonymous")
-_CONFIG_ONLY = ("secrets_dir", "target_dir")
+_CONFIG_ONLY = ("secrets_dir", "target_dir", "config_digest")
 
 
 class CommandLineError(Exception):
@@ -72,6 +72,23 @@ def add_config_options(
         "Default: credentials come from each SDK's own chain",
     )
     return group
+
+
+def add_digest_option(group: argparse._ArgumentGroup) -> None:
+    """Add the digest that holds a run to the config that was meant."""
+    group.add_argument(
+        "--config-digest",
+        metavar="sha256:HEX",
+        type=_config_digest,
+        help="refuse a config with another digest than this",
+    )
+
+
+def _config_digest(text: str) -> str:
+    algorithm, _, value = text.lower().partition(":")
+    if algorithm != "sha256" or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a digest; write sha256: and 64 hex digits")
+    return text.lower()
 
 
 def add_uri_options(parser: argparse.ArgumentParser, title: str = "for a URI") -> None:
@@ -134,7 +151,7 @@ def load_either(
         _refuse(options, _CONFIG_ONLY, "is for a config, and this is a URI")
         return load_uri(argument or "", dest or ".", options)
     _refuse(options, _URI_ONLY, "is for a URI; a config says it itself")
-    return load_config(argument, options, target_dir=target_dir)
+    return load_config(argument, options, target_dir=target_dir, digest=getattr(options, "config_digest", None))
 
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
@@ -265,15 +282,18 @@ def add_log_options(
 def add_fetch_output_options(parser: argparse.ArgumentParser) -> None:
     """Add what a fetch knows of its output."""
     group = add_log_options(parser, answer="print the result as the last line of standard output")
+    add_progress_option(group, "auto (default): bar on a terminal, else json")
+    add_termination_options(group)
+
+
+def add_progress_option(group: argparse._ArgumentGroup, default: str) -> None:
+    """Add how progress is shown; `default` says what is done where nobody asks, for the help page."""
     group.add_argument(
         "--progress",
         metavar="HOW",
         choices=_PROGRESS,
-        default="auto",
-        help="bar: on standard error; json: lines on standard output; none; "
-        "auto (default): bar on a terminal, else json",
+        help=f"bar: on standard error; json: lines on standard output; none; {default}",
     )
-    add_termination_options(group)
 
 
 def add_termination_options(group: argparse._ArgumentGroup) -> None:
