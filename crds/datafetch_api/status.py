@@ -118,6 +118,9 @@ class ArtifactStatus(StatusModel):
     """Hash of the sources that were fetched; see spec.sources."""
     manifest_digest: str
     """Digest over path, size and source identity of every file."""
+    source_digest: str | None = None
+    """The same of what the sources listed, where that is not all that the manifest says: sizes that came only with the
+    bytes, files out of archives. Absent where it is the same."""
     claim_uid: Annotated[str, Field(alias="claimUID")]
     """The claim that holds it: another claim of the same name holds nothing."""
     size_bytes: Count
@@ -165,15 +168,16 @@ class DriftStatus(StatusModel):
     """What the last drift check found."""
 
     check_time: datetime
-    """When the sources were looked at."""
-    changed: bool
+    """When that was: when the sources had been listed, or could not be."""
+    changed: bool = False
     """Whether the sources hold something else than what is published."""
-    manifest_digest: str
-    """Digest of what the sources hold; see status.artifact."""
+    manifest_digest: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """Digest of what the sources hold; see status.artifact, where it is sourceDigest, if there is one, or else
+    manifestDigest. Absent where no check could look yet."""
     message: Annotated[str, StringConstraints(max_length=4096)] = ""
     """What differs, or why the check failed, in a sentence."""
     failed: bool = False
-    """Whether the check could not look; then the rest is of the check before."""
+    """Whether the check could not look: then changed and manifestDigest are of the last one that could."""
 
 
 class JobRef(StatusModel):
