@@ -53,7 +53,7 @@ class Ingester:
         if not patterns:
             raise InvalidConfigError('file_pattern is empty, so no file could match; give patterns, or "*" for all')
         name = dataset_id if dataset_id is not None else self._fingerprint()
-        if Path(name).name != name:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise InvalidConfigError(f"dataset_id is {name!r}; it names a directory, without slashes and dots alone")
         self._directory = Path(destination_directory) / name
         expressions = [re.compile(fnmatch.translate(os.path.normcase(pattern))) for pattern in patterns]

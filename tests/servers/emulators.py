@@ -46,6 +46,8 @@ class S3Server:
     store: fill.S3
     ca_file: Path | None
     """Authority to trust, when the server speaks TLS."""
+    objects: Path
+    """Its objects as files, BUCKET/KEY: their times are the objects'."""
     access_key: str = servers.S3_ACCESS_KEY
     secret_key: str = servers.S3_SECRET_KEY
     region: str = servers.S3_REGION
@@ -98,7 +100,7 @@ def versitygw(*, tls: bool = False) -> Iterator[S3Server]:
         running = _on_free_port(lambda port: servers.start_versitygw(state, HOST, port, pair))
         try:
             ca_file = made.ca_file if made else None
-            yield S3Server(running.url, fill.S3(running.url, ca_file=ca_file), ca_file)
+            yield S3Server(running.url, fill.S3(running.url, ca_file=ca_file), ca_file, state / "s3")
         finally:
             running.stop()
 
