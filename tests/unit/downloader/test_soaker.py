@@ -67,10 +67,11 @@ def test_what_was_found_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "datafetch"):
         settings({"MAX_SPEED": "50", "MAX_PROCESSES": "8", "RETRY_DELAY": "x"}, "--retry-delay", "1")
 
-    assert caplog.messages == [
+    (line,) = caplog.messages
+    assert line == (
         "from the environment: MAX_PROCESSES=8 (most requests at a time), MAX_SPEED=50 (most MB/s), "
         "RETRY_DELAY (not read: --retry-delay is given)"
-    ]
+    )
 
 
 def test_options_win_over_the_environment() -> None:
@@ -110,7 +111,7 @@ def test_a_value_that_cannot_be_read_is_one_sentence_that_names_it(variable: str
 
 
 def test_a_floor_above_the_ceiling_is_refused_wherever_they_come_from() -> None:
-    with pytest.raises(InvalidConfigError, match="at least 8 requests at a time .* and at most 4 .* cannot be"):
+    with pytest.raises(InvalidConfigError, match=r"at least 8 requests at a time .* and at most 4 .* cannot be"):
         settings({"MIN_PROCESSES": "8", "MAX_PROCESSES": "4"})
-    with pytest.raises(InvalidConfigError, match="at least 8 requests at a time .* and at most 4 .* cannot be"):
+    with pytest.raises(InvalidConfigError, match=r"at least 8 requests at a time .* and at most 4 .* cannot be"):
         settings({"MIN_PROCESSES": "8"}, "--max-workers", "4")
