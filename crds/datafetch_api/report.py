@@ -71,7 +71,7 @@ class Progress(Counters):
     time: datetime
     bytes_per_second: Count = 0
     last_progress_time: datetime | None = None
-    """When a byte arrived last."""
+    """When a byte arrived last, a file was whole or found to be there, or the fetching began."""
     message: str | None = None
     """Why it waits, where it does; for people."""
     sources: tuple[SourceProgress, ...] = ()

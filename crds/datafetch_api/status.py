@@ -66,7 +66,7 @@ class ProgressStatus(StatusModel):
     estimated_completion_time: datetime | None = None
     """When the last byte will be there, at this speed."""
     last_progress_time: datetime | None = None
-    """When a byte arrived last."""
+    """When a byte arrived last, a file was whole or found to be there, or the fetching began."""
 
     @computed_field  # type: ignore[prop-decorator] # mypy knows no decorated properties, pydantic does
     @property

@@ -72,7 +72,7 @@ class ProgressTracker:
         self._files = 0
         self._retries = 0
         self._last_retry_logged: float | None = None
-        self._last_arrival: float | None = None
+        self._last_progress: float | None = None
         self._sources: dict[str, SourceSummary] = {}
         self._arrived: Counter[str] = Counter()
         """Bytes of each source that are in place."""
@@ -83,6 +83,8 @@ class ProgressTracker:
         with self._lock:
             if (stage, message) == (self._stage, self._message):
                 return
+            if stage is Stage.FETCHING and self._stage is not stage:
+                self._note_progress()  # It is idle from now on, if nothing comes.
             self._stage, self._message = stage, message
         self._changed.set()
 
@@ -98,12 +100,13 @@ class ProgressTracker:
             self._received += count
             self._arrived[source] += count
             if count > 0:
-                self._last_arrival = self._wall_clock()
+                self._note_progress()
 
     def reused(self, files: int, bytes: int, source: str | None = None) -> None:  # noqa: A002, ARG002 - the observer's
         """Count the bytes that were already there: files of the last revision, and parts of a run before."""
         with self._lock:
             self._reused_bytes += bytes
+            self._note_progress()
             if source is not None:
                 self._arrived[source] += bytes
 
@@ -111,6 +114,7 @@ class ProgressTracker:
         """Count files that are whole, fetched or reused; their bytes were counted before."""
         with self._lock:
             self._files += count
+            self._note_progress()
 
     def retry(self, message: str) -> None:
         """Log why a request is sent again, at most once a second: throttling makes many of them."""
@@ -157,9 +161,12 @@ class ProgressTracker:
                 total_files=self._total_files,
                 completed_files=self._files,
                 bytes_per_second=self._rate.measure(self._clock(), self._received),
-                last_progress_time=None if self._last_arrival is None else _instant(self._last_arrival),
+                last_progress_time=None if self._last_progress is None else _instant(self._last_progress),
                 sources=self._of_each_source(),
             )
+
+    def _note_progress(self) -> None:
+        self._last_progress = self._wall_clock()
 
     def _of_each_source(self) -> tuple[SourceProgress, ...]:
         """Return how far each source is that anything is known of."""

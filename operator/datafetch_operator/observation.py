@@ -226,6 +226,8 @@ class Observation:
     """News from the running downloader; None means no news, not no progress."""
     place: Place | None = None
     """Where it stands in the queue of those that want to start; None where it may."""
+    silence: float = 0.0
+    """Seconds for which the log has had no newer progress than this."""
     progress_wait: float | None = None
     """Seconds until the progress may be read; None where nobody has said."""
     refusals: Mapping[Action, str] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from datafetch_operator.reasons import Reason
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 _MESSAGE_LENGTH = 4096
 _REVISION_LENGTH = 256
+_KEY_LENGTH = 1024
 _KILLED = 137
 
 
@@ -35,6 +36,7 @@ class PodFailure:
     retryable: bool
     exit_code: int | None = None
     source: str | None = None
+    key: str | None = None
 
 
 def record(seen: Observation) -> DataFetchStatus:
@@ -177,6 +179,7 @@ def _with_failure(status: DataFetchStatus, job: Job, failure: PodFailure, pod_na
                 message=failure.message,
                 exit_code=failure.exit_code,
                 source=failure.source,
+                key=failure.key and failure.key[:_KEY_LENGTH],
                 pod_name=pod_name,
                 retryable=failure.retryable,
                 attempt=job.attempt,
@@ -199,7 +202,8 @@ def container_failure(
     code = _known(ended.exit_code)
     if result is not None and result.failure is not None and _REASON.fullmatch(result.failure.reason):
         said = result.failure
-        return PodFailure(said.reason, _sentence(said.message), said.retryable, ended.exit_code, said.source)
+        words = _sentence(said.message)
+        return PodFailure(said.reason, words, said.retryable, ended.exit_code, said.source, said.key)
     if ended.reason == Reason.OUT_OF_MEMORY:
         message = f"The download ran out of memory; {memory_remedy}."
         return PodFailure(Reason.OUT_OF_MEMORY, message, True, ended.exit_code)

@@ -9,6 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 
 from datafetch_api.resource import Phase
 from datafetch_operator.observation import Key
@@ -38,6 +39,8 @@ class Pace:
         self._written: dict[Key, float] = {}
         self._cells: dict[Key, tuple[int, bool]] = {}
         """The cell of each fetch's next reading, and whether that is for its first lines."""
+        self._lines: dict[Key, tuple[datetime, float]] = {}
+        """The time that each one's newest line names, and when it was read first."""
         self._taken: set[int] = set()
         self._pruned = 0
         self._consumers_written: dict[Key, float] = {}
@@ -78,9 +81,18 @@ class Pace:
         self._cells.pop(key, None)
         self._read[key] = self._clock()
 
+    def silence(self, key: Key, line: datetime) -> float:
+        """Return for how many seconds this line has been the newest of the fetch's log, by our own clock."""
+        known, since = self._lines.get(key, (None, 0.0))
+        if known != line:
+            since = self._clock()
+            self._lines[key] = line, since
+        return self._clock() - since
+
     def note_unread(self, key: Key) -> None:
         """Note that there is no log of the fetch to be read."""
         self._readers.discard(key)
+        self._lines.pop(key, None)
         self._release(key)
 
     def is_due(self, key: Key) -> bool:

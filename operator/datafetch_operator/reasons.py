@@ -42,6 +42,7 @@ class Reason(StrEnum):
     FINISHING = "Finishing"
 
     # Progressing, status False: something has to change before it goes on; it then goes on by itself
+    STALLED = "Stalled"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a password
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
@@ -91,11 +92,12 @@ class Reason(StrEnum):
     GATE_NOT_REMOVED = "GateNotRemoved"
 
 
-RUNNING = frozenset({Reason.TARGET_LOCKED, Reason.LISTING, Reason.FETCHING, Reason.PUBLISHING})
+RUNNING = frozenset({Reason.TARGET_LOCKED, Reason.LISTING, Reason.FETCHING, Reason.STALLED, Reason.PUBLISHING})
 """Reasons of Progressing that only a running downloader gives."""
 
 BLOCKED = frozenset(
     {
+        Reason.STALLED,
         Reason.SECRET_NOT_FOUND,
         Reason.UNSCHEDULABLE,
         Reason.IMAGE_PULL_FAILED,

@@ -274,8 +274,11 @@ class Reconciler:
         self._pace.note_read(key)
         progress = last_progress(await self._cluster.read_log_tail(key.namespace, pod.name))
         seen = replace(seen, progress_wait=self._pace.wait(key, waiting.first_news(progress or known)))
-        is_news = progress is not None and waiting.is_news(known, progress, due=self._pace.is_due(key))
-        return replace(seen, progress=progress) if is_news else seen
+        if progress is None:
+            return seen
+        silence = self._pace.silence(key, progress.time)
+        is_news = waiting.is_news(known, progress, due=self._pace.is_due(key))
+        return replace(seen, progress=progress, silence=silence) if is_news else seen
 
     async def _apply(self, seen: Observation, decision: Decision) -> float | None:
         """Carry the decision out. The order matters: whatever it is cut off after, the next look goes on from there."""
@@ -388,7 +391,10 @@ def _leaves_all_as_it_is(old: DataFetchStatus, decision: Decision) -> bool:
     if decision.remove or decision.create_claim or decision.start is not None or decision.grow_claim is not None:
         return False
     new = decision.status
-    return new is None or new.model_copy(update={"progress": old.progress, "consumers": old.consumers}) == old
+    if new is None:
+        return True
+    of_the_run = {"progress": old.progress, "sources": old.sources, "consumers": old.consumers}
+    return new.model_copy(update=of_the_run) == old
 
 
 def _count(old: DataFetchStatus, new: DataFetchStatus) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from datafetch_api.quantities import format_bytes, parse_bytes
-from datafetch_api.report import Progress
+from datafetch_api.report import Progress, SourceProgress, Stage
 from datafetch_api.resource import (
     Condition,
     ConditionType,
@@ -17,6 +17,7 @@ from datafetch_api.resource import (
     ObjectMeta,
     Phase,
     ProgressStatus,
+    SourceStatus,
     TargetStatus,
 )
 from datafetch_api.spec_hash import spec_hash
@@ -56,6 +57,7 @@ def describe(seen: Observation, status: DataFetchStatus, step: steps.Step) -> Da
             "phase": _phase(step, sayings),
             "reason": _explanation(step, sayings),
             "progress": _progress(seen, status, step),
+            "sources": _sources(seen, status, step),
             "next_sync_time": step.next_sync if isinstance(step, steps.Done | steps.Failed) else None,
             "target": _target(seen, status),
             "consumers": seen.consumers,
@@ -373,6 +375,28 @@ def _progress(seen: Observation, status: DataFetchStatus, step: steps.Step) -> P
         estimated_completion_time=_estimate(news),
         last_progress_time=news.last_progress_time and news.last_progress_time.replace(microsecond=0),
     )
+
+
+def _sources(seen: Observation, status: DataFetchStatus, step: steps.Step) -> list[SourceStatus]:
+    """Return what is known of each source, and, while a download runs, how far it is."""
+    known = {source.name: source for source in status.sources}
+    if not isinstance(step, steps.Watch):
+        return [source.model_copy(update={"state": None, "completed_bytes": None}) for source in status.sources]
+    if seen.progress is None:
+        return status.sources
+    told = {source.name: source for source in seen.progress.sources}
+    return [
+        _far(known.get(source.name) or SourceStatus(name=source.name), told.get(source.name), seen.progress.stage)
+        for source in seen.fetch.spec.sources
+    ]
+
+
+def _far(known: SourceStatus, told: SourceProgress | None, stage: Stage) -> SourceStatus:
+    if told is not None:
+        return known.model_copy(update={"state": told.state, "completed_bytes": told.completed_bytes})
+    # Nothing is told of a source before its listing brings something.
+    state = "Pending" if stage is Stage.WAITING else "Listing"
+    return known.model_copy(update={"state": state, "completed_bytes": None})
 
 
 def _estimate(news: Progress) -> datetime | None:

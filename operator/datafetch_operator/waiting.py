@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from datafetch_api.exit_codes import non_retryable
+from datafetch_api.quantities import parse_duration
 from datafetch_api.report import Progress, Stage
 from datafetch_api.resource import Condition, ProgressStatus, Source
 from datafetch_operator.observation import Claim, Job, Notice, Observation, Pod
@@ -170,11 +171,40 @@ def _running(seen: Observation, pod: Pod, tries: str) -> Activity:
     again = _next_look(seen)
     known = _running_before(seen, place)
     if seen.progress is None and known is not None:
-        return Activity(True, Reason(known.reason), known.message, fetching=True, look_again_seconds=again)
+        moving = known.reason != Reason.STALLED
+        return Activity(moving, Reason(known.reason), known.message, fetching=True, look_again_seconds=again)
+    idle_since = _idle_since(seen)
+    if idle_since is not None:
+        message = " ".join(part for part in (place, _idle_words(seen, idle_since), tries) if part)
+        return Activity(False, Reason.STALLED, message, fetching=True, look_again_seconds=again)
     reason = _STAGES[seen.progress.stage] if seen.progress else Reason.FETCHING
     words = _line(seen.progress.message or "") if seen.progress else ""
     message = " ".join(part for part in (place, words, tries) if part)
     return Activity(True, reason, message, fetching=True, look_again_seconds=again)
+
+
+def _idle_since(seen: Observation) -> datetime | None:
+    """Return since when the download has stood still for longer than it should; None where it has not.
+
+    Its own clock says so, as long as it says anything: clocks may differ. Whether a listing or a verification stands
+    still is not known.
+    """
+    news = seen.progress
+    if news is None or news.stage is not Stage.FETCHING or news.last_progress_time is None:
+        return None
+    if news.total_bytes is None or news.completed_bytes >= news.total_bytes:
+        return None
+    until = news.time + timedelta(seconds=int(seen.silence))
+    patience = timedelta(seconds=max(1, parse_duration(seen.fetch.spec.transfer.stall_timeout)))
+    return news.last_progress_time if until - news.last_progress_time >= patience else None
+
+
+def _idle_words(seen: Observation, since: datetime) -> str:
+    return (
+        f"Nothing has arrived since {since:%Y-%m-%d %H:%M:%S} UTC, which is longer than spec.transfer.stallTimeout "
+        f"({seen.fetch.spec.transfer.stall_timeout}); the download asks again by itself. Look at the source, and at "
+        "the network on the way to it."
+    )
 
 
 def _running_before(seen: Observation, place: str) -> Condition | None:

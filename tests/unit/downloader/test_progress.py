@@ -126,6 +126,23 @@ def test_the_time_of_the_last_byte_is_kept(tracker: ProgressTracker, clock: Cloc
     assert last.timestamp() == 1000
 
 
+def test_a_fetch_to_which_nothing_comes_has_stood_still_since_it_began_to_fetch(
+    tracker: ProgressTracker, clock: Clock
+) -> None:
+    clock.now += 100
+    tracker.stage(Stage.FETCHING)
+    clock.now += 60
+    tracker.stage(Stage.FETCHING, "it waits")
+
+    last = tracker.snapshot().last_progress_time
+    assert last is not None
+    assert last.timestamp() == 1100
+    tracker.completed_files(1)
+    again = tracker.snapshot().last_progress_time
+    assert again is not None
+    assert again.timestamp() == 1160
+
+
 def test_no_byte_is_lost_between_threads(tracker: ProgressTracker) -> None:
     def feed() -> None:
         for _ in range(5000):

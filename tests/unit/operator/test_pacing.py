@@ -3,6 +3,7 @@
 import heapq
 import random
 from collections import defaultdict
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -40,6 +41,20 @@ def test_the_first_lines_are_looked_for_more_often_and_written_every_ten_seconds
             pace.note_write(key)
         now += 2.06
     assert written == 2, "a listing of thirty seconds"
+
+
+def test_for_how_long_a_log_has_had_nothing_new_is_counted_by_our_own_clock() -> None:
+    now = 100.0
+    pace, key = Pace(lambda: now), Key("team", "a")
+    first, second = datetime(2001, 1, 1, tzinfo=UTC), datetime(2001, 1, 1, 0, 0, 10, tzinfo=UTC)
+    assert pace.silence(key, first) == 0
+    now = 110.0
+    assert pace.silence(key, first) == 10
+    assert pace.silence(key, second) == 0
+    now = 170.0
+    assert pace.silence(key, second) == 60
+    pace.note_unread(key)
+    assert pace.silence(key, second) == 0, "another pod has another log"
 
 
 def test_the_pods_that_ask_are_written_at_once_and_then_every_ten_seconds() -> None:

@@ -144,6 +144,8 @@ class World:
     rivals: tuple[Claimant, ...] = ()
     mounts: tuple[Mount, ...] = ()
     """Who else mounts the claim."""
+    silence: float = 0.0
+    """Seconds for which a log has had no newer line."""
     place: Place | None = None
     """Where it stands in the queue of those that want to start."""
     refuses: str | None = None
@@ -172,6 +174,7 @@ class World:
             progress=progress,
             refusals=refusals or {},
             place=self.place,
+            silence=self.silence,
             consumers=self.fetch.status.consumers,
         )
 
