@@ -65,7 +65,7 @@ class ManifestFile:
     def is_of(self, file: PlannedFile) -> bool:
         """Whether it is of exactly this object; one without identity never is."""
         same_size = file.size is None or self.size == file.size
-        return bool(file.identity) and self.identity == file.identity and same_size
+        return self.archive is None and bool(file.identity) and self.identity == file.identity and same_size
 
 
 @dataclass(slots=True)
@@ -90,6 +90,8 @@ class StagedFile:
 
     def is_of(self, file: PlannedFile) -> bool:
         """Whether it holds bytes of exactly that object. An object without identity is never taken up again."""
+        if self.archive is not None:
+            return False
         return bool(file.identity) and self.identity == file.identity and self.size == file.size
 
 

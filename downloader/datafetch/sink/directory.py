@@ -136,7 +136,7 @@ class Directory:
         return True
 
     def copy(self, path: str, target: "Directory", target_path: str) -> None:
-        """Copy a file, with its modification time, into the target directory."""
+        """Copy a file, with its modification time and executable bit, into the target directory."""
         with refusals(target.full(target_path)):
             source = self.open_file(path, writable=False)
             try:
@@ -145,6 +145,8 @@ class Directory:
                     while os.sendfile(copy, source, None, 1 << 30):
                         continue
                     status = os.fstat(source)
+                    if status.st_mode & stat.S_IXUSR:
+                        make_executable(copy)
                     os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
                 finally:
                     os.close(copy)
@@ -450,6 +452,16 @@ def _share(descriptor: int, parent: os.stat_result) -> None:
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | granted)
     except OSError as error:
         # Volumes without modes of their own: what others may do there is not ours to say.
+        if error.errno not in _CHMOD_REFUSED:
+            raise
+
+
+def make_executable(descriptor: int) -> None:
+    """Let those execute a file of ours who may read it, where the volume has modes."""
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    try:
+        os.fchmod(descriptor, mode | (mode & (stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)) >> 2)
+    except OSError as error:
         if error.errno not in _CHMOD_REFUSED:
             raise
 

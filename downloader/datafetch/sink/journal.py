@@ -7,15 +7,17 @@ It is also the queue of files that wait for the flush after which they get their
 listing takes, nothing of that queue is held in memory.
 """
 
+import contextlib
 import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice
 
 from datafetch.errors import InternalError, InterruptedByRequestError
 from datafetch.ledger import Ledger
-from datafetch.records import ManifestFile, PlannedFile, StagedFile
+from datafetch.records import ArchiveState, ManifestFile, PlannedFile, StagedFile, UnpackedArchive
 from datafetch.sink.directory import Directory, close_quietly, refusals, write_all
 from datafetch.sink.lock import EPOCHS, boot_id
 from datafetch.sink.manifest import quoted
@@ -25,6 +27,7 @@ TREE = "tree"
 """In an epoch's directory: the files that are staged."""
 _FLUSHED = b'{"flushed":true}\n'
 _FILE = b'{"file":'
+_ARCHIVE = b'{"archive":'
 _READ_BYTES = 64 << 10
 
 
@@ -53,6 +56,15 @@ class Journal:
     def add_files(self, files: Iterable[ManifestFile]) -> None:
         """Note that files are whole and verified."""
         self._append(b"".join(map(_file_line, files)))
+
+    def add_archive(self, archive: ManifestFile) -> None:
+        """Note that an archive is whole and verified; it is no file of the tree by that."""
+        self._append(_file_line(archive).replace(_FILE, _ARCHIVE, 1))
+
+    def add_unpacked(self, archive: UnpackedArchive) -> None:
+        """Note that every file of an archive is noted."""
+        record = asdict(archive)
+        self._append(_line({"unpacked": record.pop("path"), **record}))
 
     def drop(self, path: str) -> None:
         """Note that what was noted of a path no longer counts."""
@@ -110,9 +122,10 @@ def _line(record: dict[str, object]) -> bytes:
 def _file_line(file: ManifestFile) -> bytes:
     # Put together by hand: one for each of millions of files.
     checksum = "null" if file.checksum is None else quoted(file.checksum)
+    member = "" if file.archive is None else f',"of":{quoted(file.archive)}'
     return (
         f'{{"file":{quoted(file.path)},"size":{file.size},"identity":{quoted(file.identity)},"checksum":{checksum},'
-        f'"modified":{file.modified}}}\n'
+        f'"modified":{file.modified}{member}}}\n'
     ).encode()
 
 
@@ -142,7 +155,10 @@ def _is_of_this_boot(first: bytes) -> bool:
 
 
 def _replay(record: dict[str, object], epoch: int, ledger: Ledger, base: Directory, home: str) -> None:
-    path = str(record.get("file") or record.get("part") or record.get("drop") or "")
+    if "unpacked" in record:
+        _replay_unpacked(record, ledger)
+        return
+    path = str(record.get("file") or record.get("archive") or record.get("part") or record.get("drop") or "")
     if not path:
         return
     if "drop" in record:
@@ -151,11 +167,13 @@ def _replay(record: dict[str, object], epoch: int, ledger: Ledger, base: Directo
     size = record["size"] if isinstance(record["size"], int) else None
     staged = StagedFile(path, size, str(record["identity"]), epoch, home=home)
     before = ledger.staged(path, with_ranges=False)
-    if before is not None and before.home != home and _has_moved(base, staged, before, whole="file" in record):
+    whole = "file" in record or "archive" in record
+    if before is not None and before.home != home and _has_moved(base, staged, before, whole=whole):
         return
-    if "file" in record:
-        checksum, modified = record.get("checksum"), record.get("modified")
+    if whole:
+        checksum, modified, archive = record.get("checksum"), record.get("modified"), record.get("of")
         staged.whole = True
+        staged.archive = archive if isinstance(archive, str) else None
         staged.checksum = checksum if isinstance(checksum, str) else None
         staged.modified = modified if isinstance(modified, int) else 0
         ledger.note_staged(staged)
@@ -167,6 +185,13 @@ def _replay(record: dict[str, object], epoch: int, ledger: Ledger, base: Directo
     if before is None or before.whole or known != (home, epoch, size, staged.identity):
         ledger.note_staged(staged)
     ledger.note_staged_range(path, int(bounds[0]), int(bounds[1]))
+
+
+def _replay_unpacked(record: dict[str, object], ledger: Ledger) -> None:
+    fields = {name: value for name, value in record.items() if name != "unpacked"}
+    # As `add_unpacked` wrote it; a line of another version says nothing here.
+    with contextlib.suppress(TypeError):
+        ledger.note_archive(ArchiveState.STAGED, UnpackedArchive(path=str(record["unpacked"]), **fields))  # type: ignore[arg-type] # JSON
 
 
 def _records(lines: Iterator[bytes]) -> Iterator[dict[str, object]]:

@@ -33,11 +33,18 @@ from datafetch.marker import (
     linked_revision,
 )
 from datafetch.plan import manifest_digest
-from datafetch.records import ManifestFile
+from datafetch.records import ArchiveState, ManifestFile
 from datafetch.sink.directory import Directory, make_directories, refusals
 from datafetch.sink.journal import JOURNAL, TREE
 from datafetch.sink.lock import EPOCHS
-from datafetch.sink.manifest import DamagedManifestError, now, read_header, read_manifest, write_manifest
+from datafetch.sink.manifest import (
+    DamagedManifestError,
+    now,
+    read_archives,
+    read_header,
+    read_manifest,
+    write_manifest,
+)
 from datafetch.sink.verification import holds_checksum
 from datafetch_api.config import Managed
 
@@ -97,6 +104,9 @@ class Layout(Protocol):
         Full: its bytes are read again too.
         """
 
+    def holds(self, file: ManifestFile, *, full: bool = False) -> bool:
+        """Say whether a published file is as it was; where `full`, by its bytes too."""
+
     def take_as(self, file: ManifestFile, tree: Directory, path: str, *, full: bool = False) -> bool:
         """Give a published file another name, in the staged tree; False where it cannot be had like this."""
 
@@ -108,6 +118,9 @@ class Layout(Protocol):
 
     def placed(self, path: str) -> os.stat_result | None:
         """Return what lies at a final name that this fetch gave before it was killed."""
+
+    def open_placed(self, path: str) -> int:
+        """Open what lies at a final name for reading, and return its descriptor. Raises FileNotFoundError."""
 
     def publish(self, epoch: int, header: ManifestHeader, ledger: Ledger, *, unchanged: bool) -> Published:
         """Make the finished tree visible, at once or by its marker, and remove what is obsolete.
@@ -159,22 +172,23 @@ class ManagedLayout:
             directory.close()
 
     def other_homes(self) -> tuple[str, ...]:
-        """Return those of the shards that an attempt with several pods has left."""
-        return tuple(f"{SHARDS}/{name}/" for name in self.state.names(SHARDS) if name.isdigit())
+        """Return those of the shards that an attempt with several pods has left; their records name what counts now."""
+        return () if self._managed.shards is not None else homes_of_shards(self.state)
 
     def begin(self, ledger: Ledger) -> None:
         """Read the published revision, and refuse what is not ours in the link's place."""
-        published = self._own_revision()
+        published = self.revision()
         self._unpublished = self._take_up_unpublished(published)
         self._load(self._unpublished or published, ledger)
 
     def look(self, ledger: Ledger) -> None:
         """Read the same without the lock, for one of several that fetch at a time: nothing is removed or noted."""
-        published = self._own_revision()
+        published = self.revision()
         unpublished = (revision for _, revision in self._announced() if self._is_whole(revision))
         self._load(next(unpublished, published), ledger)
 
-    def _own_revision(self) -> str | None:
+    def revision(self) -> str | None:
+        """Return the id of the published revision. Raises TargetOccupiedError where what is there is not ours."""
         published = self._published_revision()
         if published is not None:
             header = read_header(self.state, f"{MANIFESTS}/{published}.json")
@@ -185,8 +199,9 @@ class ManagedLayout:
     def _load(self, revision: str | None, ledger: Ledger) -> None:
         if revision is None:
             return
-        with read_manifest(self.state, f"{MANIFESTS}/{revision}.json") as manifest:
-            if manifest is not None and _load(ledger, manifest[1]):
+        path = f"{MANIFESTS}/{revision}.json"
+        with read_manifest(self.state, path) as manifest:
+            if manifest is not None and load_manifest(self.state, path, ledger, manifest[1]):
                 self._header = manifest[0]
 
     def _take_up_unpublished(self, published: str | None) -> str | None:
@@ -284,6 +299,10 @@ class ManagedLayout:
         """Return None: no file has a final name before all have."""
         return None
 
+    def open_placed(self, path: str) -> int:
+        """Raise FileNotFoundError: no file has a final name before all have."""
+        raise FileNotFoundError(path)
+
     def publish(self, epoch: int, header: ManifestHeader, ledger: Ledger, *, unchanged: bool) -> Published:
         """Rename the tree to a revision, write its manifest, and flip the link."""
         managed = self._managed
@@ -294,12 +313,13 @@ class ManagedLayout:
             and self._unpublished is None
             and unchanged
             and old.manifest_digest == header.manifest_digest
+            and old.files == header.files  # an archive need not be kept any more
         ):
             return self._keep(old, header, ledger)
         self.state.make(REVISIONS)
         # After a kill the next run takes the revision up by these two, unpublished as it is.
         self.state.replace(f"{EPOCHS}/{epoch}/{PUBLISHING}", header.revision.encode())
-        write_manifest(self.state, f"{MANIFESTS}/{header.revision}.json", header, ledger.finished_files())
+        _write(self.state, f"{MANIFESTS}/{header.revision}.json", header, ledger)
         self.state.rename(f"{EPOCHS}/{epoch}/{TREE}", self.state, f"{REVISIONS}/{header.revision}")
         self.state.flush()
         self._flip(header.revision)
@@ -319,7 +339,7 @@ class ManagedLayout:
         """Leave the published revision where it is: it holds the same. Its manifest says whose it is now."""
         kept = replace(old, uid=new.uid, spec_hash=new.spec_hash)
         if kept != old:
-            write_manifest(self.state, f"{MANIFESTS}/{old.revision}.json", kept, ledger.finished_files())
+            _write(self.state, f"{MANIFESTS}/{old.revision}.json", kept, ledger)
         return Published(old.revision, "Link", old.manifest_digest, old.bytes)
 
     def _flip(self, revision: str) -> None:
@@ -404,10 +424,14 @@ class InPlaceLayout:
         """Read the manifest of the same request, if it was here before."""
         with read_manifest(self.state, self._manifest) as manifest:
             if manifest is not None:
-                _load(ledger, manifest[1])
+                load_manifest(self.state, self._manifest, ledger, manifest[1])
 
     def take(self, file: ManifestFile, tree: Directory, *, full: bool = False) -> bool:  # noqa: ARG002 - the protocol's
         """Leave an unchanged file where it is."""
+        return self.holds(file, full=full)
+
+    def holds(self, file: ManifestFile, *, full: bool = False) -> bool:
+        """Say whether a published file is as it was."""
         return is_as_published(self._root, file.path, file, full=full)
 
     def take_as(self, file: ManifestFile, tree: Directory, path: str, *, full: bool = False) -> bool:
@@ -421,6 +445,10 @@ class InPlaceLayout:
     def placed(self, path: str) -> os.stat_result | None:
         """Return what lies at the final name."""
         return self._root.stat(path)
+
+    def open_placed(self, path: str) -> int:
+        """Open what lies at the final name."""
+        return self._root.open_file(path, writable=False)
 
     def publish(
         self,
@@ -439,12 +467,17 @@ class InPlaceLayout:
                 self._root.remove(file.path)
                 self._root.remove_empty_parents(file.path)
         self.state.flush()
-        write_manifest(self.state, self._manifest, header, ledger.finished_files())
+        _write(self.state, self._manifest, header, ledger)
         return Published(None, "InPlace", header.manifest_digest, header.bytes)
 
     def clear(self, epoch: int) -> None:
         """Remove the epochs."""
         clear_epochs(self.state, epoch)
+
+
+def homes_of_shards(state: Directory) -> tuple[str, ...]:
+    """Return where shards have worked."""
+    return tuple(f"{SHARDS}/{name}/" for name in state.names(SHARDS) if name.isdigit())
 
 
 def clear_epochs(state: Directory, epoch: int) -> None:
@@ -486,10 +519,17 @@ def manifest_name(spec_hash: str) -> str:
     return f"{spec_hash.partition(':')[2][:16]}.json"
 
 
-def _load(ledger: Ledger, files: Iterable[ManifestFile]) -> bool:
-    """Take a manifest's files into the ledger; False, and none of them, where it is damaged."""
+def _write(state: Directory, path: str, header: ManifestHeader, ledger: Ledger) -> None:
+    """Write the manifest of the ledger's finished files."""
+    write_manifest(state, path, header, ledger.finished_files(), ledger.archives(ArchiveState.UNPACKED))
+
+
+def load_manifest(state: Directory, path: str, ledger: Ledger, files: Iterable[ManifestFile]) -> bool:
+    """Take a manifest's files and archives into the ledger; False, and none of them, where it is damaged."""
     try:
         ledger.load_published(files)
+        for archive in read_archives(state, path):
+            ledger.note_archive(ArchiveState.PUBLISHED, archive)
     except DamagedManifestError:
         ledger.forget_published()
         return False
@@ -498,7 +538,7 @@ def _load(ledger: Ledger, files: Iterable[ManifestFile]) -> bool:
 
 def new_header(spec_hash: str, ledger: Ledger) -> ManifestHeader:
     """Return the header of the tree that is about to be published: the finished files of the ledger."""
-    digest = manifest_digest(ledger.finished_files())
+    digest = manifest_digest(ledger.source_objects())
     files, size = ledger.count_finished()
     time = now()
     stamp = time.translate({ord(character): None for character in "-:."}).replace("+0000", "Z")

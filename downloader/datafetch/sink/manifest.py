@@ -1,7 +1,8 @@
 """The manifest of a published tree: whose it is, of what, and every file with its identity at the source.
 
 One JSON document, one file a line, so that it can be written without holding it whole. The header stands in the first
-line: who only asks whose it is reads no more.
+line: who only asks whose it is reads no more. Archives that were unpacked come before the files; each file that came
+out of one names it.
 """
 
 import json
@@ -13,10 +14,11 @@ from json.encoder import encode_basestring_ascii as quoted
 
 from datafetch.marker import ENTRIES, ManifestHeader, parse_header
 from datafetch.plan import safe_path
-from datafetch.records import ManifestFile
+from datafetch.records import ManifestFile, UnpackedArchive
 from datafetch.sink.directory import Directory
 
 _BATCH = 256
+_ARCHIVE = b'{"unpacked":'
 
 
 class DamagedManifestError(Exception):
@@ -28,15 +30,26 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def write_manifest(directory: Directory, path: str, header: ManifestHeader, files: Iterable[ManifestFile]) -> None:
+def write_manifest(
+    directory: Directory,
+    path: str,
+    header: ManifestHeader,
+    files: Iterable[ManifestFile],
+    archives: Iterable[UnpackedArchive] = (),
+) -> None:
     """Write a manifest, flushed before it gets its name."""
-    directory.write_atomically(path, _lines(header, files))
+    directory.write_atomically(path, _lines(header, files, archives))
 
 
-def _lines(header: ManifestHeader, files: Iterable[ManifestFile]) -> Iterator[bytes]:
+def _lines(
+    header: ManifestHeader, files: Iterable[ManifestFile], archives: Iterable[UnpackedArchive]
+) -> Iterator[bytes]:
     yield json.dumps(asdict(header))[:-1].encode() + ENTRIES + b"\n"
     batch: list[str] = []
     separator = ""
+    for archive in archives:
+        yield (separator + _archive_entry(archive)).encode()
+        separator = ",\n"
     for file in files:
         batch.append(separator + _entry(file))
         separator = ",\n"
@@ -48,10 +61,16 @@ def _lines(header: ManifestHeader, files: Iterable[ManifestFile]) -> Iterator[by
 
 def _entry(file: ManifestFile) -> str:
     checksum = "null" if file.checksum is None else quoted(file.checksum)
+    member = "" if file.archive is None else f',"archive":{quoted(file.archive)}'
     return (
         f'{{"path":{quoted(file.path)},"size":{file.size},"identity":{quoted(file.identity)},"checksum":{checksum},'
-        f'"modified":{file.modified}}}'
+        f'"modified":{file.modified}{member}}}'
     )
+
+
+def _archive_entry(archive: UnpackedArchive) -> str:
+    record = asdict(archive)
+    return json.dumps({"unpacked": record.pop("path"), **record}, separators=(",", ":"))
 
 
 def read_header(directory: Directory, path: str) -> ManifestHeader | None:
@@ -71,11 +90,28 @@ def read_manifest(directory: Directory, path: str) -> Iterator[tuple[ManifestHea
         yield None if header is None else (header, _parse_files(header, lines))
 
 
+def read_archives(directory: Directory, path: str) -> Iterator[UnpackedArchive]:
+    """Yield the archives that a manifest's files came out of: they stand before the files.
+
+    Raises DamagedManifestError.
+    """
+    with directory.lines(path) as lines:
+        next(lines, b"")
+        for line in lines:
+            if not line.startswith(_ARCHIVE):
+                return
+            try:
+                record = json.loads(line.rstrip(b",\n"))
+                yield UnpackedArchive(path=record.pop("unpacked"), **record)
+            except (ValueError, TypeError):
+                raise DamagedManifestError(path) from None
+
+
 def _parse_files(header: ManifestHeader, lines: Iterator[bytes]) -> Iterator[ManifestFile]:
     count = 0
     for line in lines:
-        if not line.startswith(b"{"):
-            continue  # the end, or the blank line of a manifest without files
+        if not line.startswith(b"{") or line.startswith(_ARCHIVE):
+            continue  # an archive, the end, or the blank line of a manifest without files
         try:
             file = ManifestFile(**json.loads(line.rstrip(b",\n")))
             if safe_path(file.path) != file.path:
@@ -93,6 +129,7 @@ __all__ = [
     "ManifestFile",
     "now",
     "quoted",
+    "read_archives",
     "read_header",
     "read_manifest",
     "write_manifest",

@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Self, TypeGuard
 
 from datafetch.errors import DataFetchError, InternalError
-from datafetch.ledger import Ledger
+from datafetch.ledger import Ledger, kind_of
 from datafetch.plan import fold_case, present_bytes
-from datafetch.records import ManifestFile, PlannedFile, StagedFile
+from datafetch.records import Kind, ManifestFile, PlannedFile, StagedFile
+from datafetch.sink.archives import Archives
 from datafetch.sink.journal import TREE, Journal, recover, staged_path
 from datafetch.sink.layout import Layout, Published, is_as_published, new_header
 from datafetch.sink.lock import EPOCHS, FencedError, TargetLock
@@ -31,9 +32,9 @@ class Sink:
     """The target of one fetch, held by its lock until `close`."""
 
     def __init__(self, layout: Layout, lock: TargetLock, *, verify_fully: bool, anew: bool) -> None:
-        self._layout = layout
-        self._verify_fully = verify_fully
-        self._anew = anew
+        self.layout = layout
+        self.verify_fully = verify_fully
+        self.anew = anew
         self._lock = lock
         self._mutex = threading.Lock()
         self._stop = threading.Event()
@@ -46,6 +47,7 @@ class Sink:
         """What the file system takes for the same name."""
         self.plan_complete = False
         """Set by the engine: only then are final names given."""
+        self.archives = Archives(self)
         self.in_use = False
         """Set by the engine where a thread could not be woken and may still write when the sink is closed."""
 
@@ -57,15 +59,18 @@ class Sink:
         *,
         verify_fully: bool = False,
         anew: bool = False,
+        unpacks: bool = False,
     ) -> "Sink":
         """Look at what is there, and begin an epoch of our own. The lock is held.
 
         `verify_fully` says that data which is there is read again and compared with its checksum before it is used,
-        `anew` that what is published is not used at all: it is replaced.
+        `anew` that what is published is not used at all: it is replaced. `unpacks` says that archives may be unpacked.
         """
         sink = cls(layout, lock, verify_fully=verify_fully, anew=anew)
         try:
             sink._begin()
+            if unpacks:
+                sink.archives.sweep(lock.epoch)
         except BaseException:
             lock.release()
             layout.close()
@@ -74,15 +79,15 @@ class Sink:
 
     def _begin(self) -> None:
         epoch = self._lock.epoch
-        self.ledger = Ledger(self._layout.state.path_of(f"{EPOCHS}/{epoch}"))
-        self._layout.begin(self.ledger)
-        for home in self._layout.other_homes():
-            recover(self._layout.base, _ANY_EPOCH, self.ledger, home)
-        recover(self._layout.base, epoch, self.ledger, self._layout.home)
-        self.tree = self._layout.state.child(f"{EPOCHS}/{epoch}/{TREE}")
-        self._journal = Journal(self._layout.state, epoch)
-        self.flushes_files_alone = self._layout.state.flushes_files_alone()
-        if self._layout.state.folds_names():
+        self.ledger = Ledger(self.layout.state.path_of(f"{EPOCHS}/{epoch}"))
+        self.layout.begin(self.ledger)
+        for home in self.layout.other_homes():
+            recover(self.layout.base, _ANY_EPOCH, self.ledger, home)
+        recover(self.layout.base, epoch, self.ledger, self.layout.home)
+        self.tree = self.layout.state.child(f"{EPOCHS}/{epoch}/{TREE}")
+        self.journal = Journal(self.layout.state, epoch)
+        self.flushes_files_alone = self.layout.state.flushes_files_alone()
+        if self.layout.state.folds_names():
             self.fold = fold_case
         self._flusher = threading.Thread(target=self._flush_often, name="flush", daemon=True)
         self._flusher.start()
@@ -97,16 +102,16 @@ class Sink:
 
     def free_bytes(self) -> int:
         """Return the bytes that may still be written to the volume."""
-        return self._layout.state.free_bytes()
+        return self.layout.state.free_bytes()
 
     def is_there(self, file: PlannedFile) -> bool:
         """Take the file over where it is whole already: published before, or staged by an earlier run."""
-        published = None if self._anew else self.ledger.published(file.path)
+        published = None if self.anew else self.ledger.published(file.path)
         if published is not None and published.is_of(file) and self._take(published):
             self.ledger.finish_file(file.id, published.size, published.checksum, published.modified)
             return True
         staged = self.ledger.staged(file.path)
-        if staged is not None and staged.whole and staged.is_of(file) and self._adopt_whole(file, staged):
+        if staged is not None and staged.whole and staged.is_of(file) and self.adopt_whole(file, staged):
             return True
         return self._take_moved(file)
 
@@ -115,12 +120,12 @@ class Sink:
         found = self.ledger.published_alike(file.checksum, file.size)
         if found is None:
             return False
-        in_place = self._layout.publication == "InPlace"
+        in_place = self.layout.publication == "InPlace"
         # There the old name goes with the end of the fetch, and until then both are names of one file.
         if in_place and (not self.plan_complete or self.ledger.is_planned(found.path)):
             return False
         self.tree.remove(file.path)  # a link that a killed run has left
-        if not self._layout.take_as(found, self.tree, file.path, full=self._verify_fully):
+        if not self.layout.take_as(found, self.tree, file.path, full=self.verify_fully):
             return False
         entry = ManifestFile(file.path, found.size, file.identity, found.checksum, found.modified)
         if in_place:
@@ -130,10 +135,11 @@ class Sink:
         return True
 
     def _take(self, published: ManifestFile) -> bool:
-        return self._layout.take(published, self.tree, full=self._verify_fully)
+        return self.layout.take(published, self.tree, full=self.verify_fully)
 
-    def _adopt_whole(self, file: PlannedFile, staged: StagedFile) -> bool:
-        status = self._layout.placed(file.path)
+    def adopt_whole(self, file: PlannedFile, staged: StagedFile) -> bool:
+        """Take over what an earlier epoch staged whole; False where it is not as it was."""
+        status = self.layout.placed(file.path)
         if _is_own(status) and (status.st_size, status.st_mtime_ns) == (staged.size, staged.modified):
             self.ledger.finish_file(file.id, status.st_size, staged.checksum, status.st_mtime_ns)
             return True
@@ -142,8 +148,10 @@ class Sink:
         status = self.tree.stat(file.path)
         if not _is_own(status) or status.st_size != staged.size:
             return False
-        entry = ManifestFile(file.path, status.st_size, file.identity, staged.checksum, status.st_mtime_ns)
-        if self._verify_fully and not holds_checksum(self.tree, file.path, entry):
+        entry = ManifestFile(
+            file.path, status.st_size, file.identity, staged.checksum, status.st_mtime_ns, file.archive
+        )
+        if self.verify_fully and not holds_checksum(self.tree, file.path, entry):
             return False
         self.add_whole([(file, entry)])
         return True
@@ -151,9 +159,9 @@ class Sink:
     def _adopt(self, file: PlannedFile, staged: StagedFile) -> bool:
         """Move what an earlier epoch staged into ours; False where it is gone."""
         old = staged_path(staged)
-        if self._layout.base.stat(old) is None:
+        if self.layout.base.stat(old) is None:
             return False
-        self._layout.base.rename(old, self.tree, file.path)
+        self.layout.base.rename(old, self.tree, file.path)
         return True
 
     def take_over(self, file: ManifestFile, places: Iterable[str]) -> bool:
@@ -164,8 +172,8 @@ class Sink:
         """
         for place in places:
             path = f"{place}/{TREE}/{file.path}"
-            if is_as_published(self._layout.base, path, file):
-                self._layout.base.rename(path, self.tree, file.path)
+            if is_as_published(self.layout.base, path, file):
+                self.layout.base.rename(path, self.tree, file.path)
                 return True
         return False
 
@@ -207,7 +215,7 @@ class Sink:
     def note_range(self, file: PlannedFile, start: int, end: int) -> None:
         """Note in the journal that a range of the file is written."""
         if file.identity:
-            self._journal.add_range(file, start, end)
+            self.journal.add_range(file, start, end)
 
     def look_at(self, file: PlannedFile, verified: Checksum | None) -> tuple[PlannedFile, ManifestFile]:
         """Return a file of the staged tree, closed by now, as the manifest will list it."""
@@ -222,11 +230,17 @@ class Sink:
     def add_whole(self, files: Sequence[tuple[PlannedFile, ManifestFile]]) -> None:
         """Take verified files into the manifest; they get their final names after the next flush.
 
+        An archive to unpack comes alone, and waits for that instead.
         Raises what the last flush or naming met: nothing more need be fetched then.
         """
         if self._failure is not None:
             raise self._failure
-        self._journal.add_files(entry for _, entry in files)
+        if len(files) == 1 and kind_of(files[0][0]) is Kind.ARCHIVE:
+            archive, entry = files[0]
+            self.journal.add_archive(entry)
+            self.ledger.note_fetched(archive.id, entry.size, entry.checksum)
+            return
+        self.journal.add_files(entry for _, entry in files)
         self.ledger.finish_files((entry.size, entry.checksum, entry.modified, file.id) for file, entry in files)
         with self._mutex:
             self._fetched += len(files)
@@ -234,24 +248,27 @@ class Sink:
     def discard(self, writer: FileWriter) -> None:
         """Throw away what was written of a file."""
         writer.close_quietly()
-        self._journal.drop(writer.file.path)
+        self.journal.drop(writer.file.path)
         self.tree.remove(writer.file.path)
 
     def settle(self) -> None:
         """Flush what is whole, and give it its final names where the plan is complete."""
         if self._failure is not None:
             raise self._failure
-        whole = self._journal.length
+        obsolete = self.archives.obsolete()
+        whole = self.journal.length
         if self.flushes_files_alone:
             for writer in list(self._writers):
                 writer.flush()
-        self._layout.state.flush()
+        self.layout.state.flush()
         self._lock.check()
-        self._journal.mark_flushed()
-        if not self.plan_complete or self._layout.publication == "Link":
+        self.journal.mark_flushed()
+        for path in obsolete:
+            self.tree.remove(path)
+        if not self.plan_complete or self.layout.publication == "Link":
             return
-        for path in self._journal.whole_files(self._named, whole):
-            self._layout.place(path, self.tree)
+        for path in self.journal.whole_files(self._named, whole):
+            self.layout.place(path, self.tree)
         self._named = whole
 
     def _flush_often(self) -> None:
@@ -270,8 +287,8 @@ class Sink:
         self.settle()
         header = new_header(spec_hash, self.ledger)
         self._lock.check()
-        published = self._layout.publish(self._lock.epoch, header, self.ledger, unchanged=self._fetched == 0)
-        self._layout.clear(self._lock.epoch)
+        published = self.layout.publish(self._lock.epoch, header, self.ledger, unchanged=self._fetched == 0)
+        self.layout.clear(self._lock.epoch)
         return published
 
     def _stop_flushing(self) -> None:
@@ -291,7 +308,7 @@ class Sink:
     def close(self) -> None:
         """Stop, and give the lock back; what is staged stays for the next run."""
         self._stop_flushing()
-        self._journal.close()
+        self.journal.close()
         self.ledger.close()
         self._lock.release()
         if self.in_use:
@@ -299,7 +316,7 @@ class Sink:
         for writer in list(self._writers):
             writer.close_quietly()
         self.tree.close()
-        self._layout.close()
+        self.layout.close()
 
 
 def _is_own(status: os.stat_result | None) -> TypeGuard[os.stat_result]:
