@@ -230,6 +230,7 @@ def test_what_is_no_url_is_a_config_error(url: str) -> None:
 
 
 def test_a_url_without_a_file_name_asks_for_one(web: StaticServer) -> None:
+    web.put("/dir/", DATA)
     with opened(f"{web.url}/dir/") as source, pytest.raises(InvalidConfigError, match="set target_path"):
         list(source.list())
 
