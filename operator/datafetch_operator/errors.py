@@ -12,7 +12,7 @@ OperatorError
 
 from typing import Literal
 
-Action = Literal["create claim", "grow claim", "start"]
+Action = Literal["create claim", "grow claim", "start", "check"]
 """What the API server may refuse because of what a user wrote, or may not have."""
 
 

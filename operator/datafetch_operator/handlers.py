@@ -17,7 +17,7 @@ from datafetch_api import GROUP, PLURAL, VERSION
 from datafetch_operator.consumers import Consumer, index_entries, read_consumer, read_fetch_state
 from datafetch_operator.observation import Claimant, Job, Key, Pod, read_claimant, read_job, read_pod
 from datafetch_operator.reconcile import Reconciler
-from datafetch_operator.render.labels import DOWNLOAD_ROLE, OURS, ROLE_LABEL, UID_LABEL
+from datafetch_operator.render.labels import DOWNLOAD_ROLE, DRIFT_ROLE, OURS, ROLE_LABEL, UID_LABEL
 
 _PAGE = 500
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -110,7 +110,8 @@ async def _index_job(body: kopf.Body, labels: Mapping[str, str], **_: Any) -> di
 
 
 async def _index_download(body: kopf.Body, labels: Mapping[str, str], **_: Any) -> dict[str, Pod]:  # noqa: ANN401 - kopf's
-    return {labels.get(UID_LABEL, ""): read_pod(body)} if labels.get(ROLE_LABEL) == DOWNLOAD_ROLE else {}
+    ours = labels.get(ROLE_LABEL) in (DOWNLOAD_ROLE, DRIFT_ROLE)
+    return {labels.get(UID_LABEL, ""): read_pod(body)} if ours else {}
 
 
 def _login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's

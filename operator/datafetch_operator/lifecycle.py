@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.resource import ConditionType, DataFetch, DataFetchStatus, JobRef
-from datafetch_operator import outcome, steps, waiting
+from datafetch_operator import drift, outcome, steps, waiting
 from datafetch_operator.observation import Claim, Job, Mount, Observation
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.config_map import Attempt, download_items
+from datafetch_operator.render.drift_job import Check
 from datafetch_operator.status import describe, size, wanted_growth
 from datafetch_operator.wanted import current_attempt, is_done, is_failed, next_run, schedule_of, wanted_now
 
@@ -42,6 +43,8 @@ class Decision:
     """The whole new status; equal to the old one where nothing is to be written."""
     start: Attempt | None = None
     """The attempt whose ConfigMap and Job are to be made. Its number stands in the status before."""
+    check: Check | None = None
+    """The drift check whose ConfigMap and Job are to be made."""
     step: steps.Step | None = None
     """What all this follows from; None where the resource is being deleted."""
     grow_claim: str | None = None
@@ -56,17 +59,22 @@ def decide(seen: Observation) -> Decision:
         return Decision()  # Owner references take Job and ConfigMap along, whether we look or not.
     recorded = outcome.record(seen)
     step = _next_step(seen, recorded)
-    new = describe(seen, _count(recorded, step), step)
+    drifted = drift.look(seen, recorded, step)
+    new = describe(seen, _count(drifted.status, step), step)
     removals, expires = _removals(seen, new, step)
     creates = isinstance(step, steps.CreateClaim) and "create claim" not in seen.refusals
     return Decision(
-        remove=removals,
+        remove=(*removals, *(Removal(name, uid) for name, uid in drifted.remove)),
         create_claim=creates,
         status=None if creates else new,
         step=step,
         start=step.attempt if isinstance(step, steps.Start) and "start" not in seen.refusals else None,
+        check=drifted.start,
         grow_claim=None if "grow claim" in seen.refusals else wanted_growth(seen),
-        requeue_seconds=sooner(_after_refusal(seen) if seen.refusals else step.look_again_seconds, expires),
+        requeue_seconds=sooner(
+            sooner(_after_refusal(seen) if seen.refusals else step.look_again_seconds, expires),
+            drifted.look_again_seconds,
+        ),
     )
 
 
@@ -176,6 +184,7 @@ def _refuse(seen: Observation) -> steps.Refused | None:
     try:
         download_items(seen.fetch.spec.sources)
         schedule_of(seen.fetch)
+        drift.schedule_of(seen.fetch)
     except ValueError as error:
         return steps.Refused(Reason.INVALID_SPEC, " ".join(str(error).split()))
     this = next((c for c in seen.claimants if c.uid == seen.fetch.metadata.uid), None)

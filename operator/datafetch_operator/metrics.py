@@ -19,6 +19,8 @@ DOWNLOADS = Gauge(
 )
 """`active` or `queued`."""
 FETCHED_BYTES = Counter("datafetch_fetched_bytes_total", "Bytes brought by fetches that completed.")
+DRIFT_CHECKS = Counter("datafetch_drift_checks_total", "Looks at sources for changes, by what they found.", ["result"])
+"""`unchanged`, `changed`, or `failed`: it could not look."""
 FAILURES = Counter("datafetch_failures_total", "Fetches that failed for good, by reason.", ["reason"])
 CONSUMERS = Gauge("datafetch_consumers", "Unfinished pods that ask for data, by what became of that.", ["phase"])
 GATES_REMOVED = Counter("datafetch_gates_removed_total", "Scheduling gates taken from pods whose data was there.")

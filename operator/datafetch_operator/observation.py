@@ -5,7 +5,7 @@ Pure: from the API's JSON to values, no I/O and no judgement. What follows from 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
@@ -17,9 +17,11 @@ from datafetch_operator.render.labels import (
     CLAIM_CAPACITY_ANNOTATION,
     CLAIM_UID_ANNOTATION,
     CONTAINER,
+    DRIFT_ROLE,
     GENERATION_ANNOTATION,
     HOSTS_ANNOTATION,
     NODE_ANNOTATION,
+    ROLE_LABEL,
     SCHEDULED_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
@@ -112,6 +114,8 @@ class Job:
     """The run of the schedule that it is for."""
     hosts: tuple[str, ...] = ()
     """The hosts that it brings data from."""
+    is_check: bool = False
+    """Whether it is no download, but only looks for drift."""
     deleting: bool = False
     failed_pods: int = 0
     finished: Literal["Complete", "Failed"] | None = None
@@ -213,7 +217,9 @@ class Observation:
     """Everybody who wants something on the same claim, this one included."""
     claim: Claim | None = None
     jobs: tuple[Job, ...] = ()
-    """All Jobs of this DataFetch."""
+    """All Jobs of this DataFetch that download."""
+    checks: tuple[Job, ...] = ()
+    """All its Jobs that look for drift."""
     pods: tuple[Pod, ...] = ()
     """All pods of those Jobs, the oldest first."""
     mounts: tuple[Mount, ...] | None = None
@@ -240,6 +246,13 @@ class Observation:
     def pods_of(self, job: Job) -> tuple[Pod, ...]:
         """Return the Job's pods, the oldest first."""
         return tuple(pod for pod in self.pods if pod.job == job.name)
+
+
+def with_work(seen: Observation, jobs: Iterable[Job], pods: tuple[Pod, ...]) -> Observation:
+    """Return the observation with these Jobs, by what they do, and their pods, the oldest first."""
+    jobs = tuple(jobs)
+    downloads = tuple(job for job in jobs if not job.is_check)
+    return replace(seen, jobs=downloads, checks=tuple(job for job in jobs if job.is_check), pods=pods)
 
 
 def read_time(text: str | None) -> datetime:
@@ -283,6 +296,7 @@ def read_job(body: Json) -> Job:
         hosts=tuple(filter(None, annotations.get(HOSTS_ANNOTATION, "").split(","))),
         generation=_number(annotations.get(GENERATION_ANNOTATION)),
         backoff_limit=spec.get("backoffLimit", 6),
+        is_check=(metadata.get("labels") or {}).get(ROLE_LABEL) == DRIFT_ROLE,
         deleting="deletionTimestamp" in metadata,
         failed_pods=status.get("failed") or 0,
         finished=end.get("type"),

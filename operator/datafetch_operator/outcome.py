@@ -109,6 +109,7 @@ def _with_result(seen: Observation, status: DataFetchStatus, job: Job, result: R
     artifact = ArtifactStatus(
         spec_hash=job.spec_hash,
         manifest_digest=result.manifest_digest or "",
+        source_digest=result.source_digest,
         claim_uid=job.claim_uid,
         size_bytes=size,
         files=files,

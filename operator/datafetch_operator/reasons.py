@@ -30,6 +30,7 @@ class Reason(StrEnum):
     CURRENT = "Current"
     SPEC_CHANGED = "SpecChanged"
     TRIGGER_PENDING = "TriggerPending"
+    DRIFTED = "Drifted"
 
     # Progressing, status True
     QUEUED = "Queued"
@@ -83,6 +84,7 @@ class Reason(StrEnum):
     FETCH_COMPLETED = "FetchCompleted"
     FETCH_FAILED = "FetchFailed"
     RESUMED = "Resumed"
+    DRIFT_CHECK_FAILED = "DriftCheckFailed"
 
     # Events on pods that ask for data
     WAITING_FOR_DATA = "WaitingForData"

@@ -25,11 +25,12 @@ from datafetch_operator.consumers import summarize
 from datafetch_operator.control_loop import ControlLoop
 from datafetch_operator.errors import Action, ActionRefusedError, ApiError, RefusedError
 from datafetch_operator.lifecycle import Decision, decide, needs_mounts, sooner
-from datafetch_operator.observation import Claimant, Job, Key, Observation, Pod
+from datafetch_operator.observation import Claimant, Job, Key, Observation, Pod, with_work
 from datafetch_operator.pacing import Pace
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.claim import render_claim
 from datafetch_operator.render.config_map import Attempt, render_config_map
+from datafetch_operator.render.drift_job import Check, render_check_config_map, render_check_job
 from datafetch_operator.render.init_container import derived_name
 from datafetch_operator.render.job import render_job
 from datafetch_operator.settings import Settings
@@ -180,7 +181,7 @@ class Reconciler:
             return
         self._counted_running = True
         for uid, jobs in self._jobs.items():
-            hosts = [job.hosts for job in jobs if job.finished is None]
+            hosts = [job.hosts for job in jobs if job.finished is None and not job.is_check]
             for key in self._keys.get(uid, ()) if hosts else ():
                 self._turns.note_active(key, hosts[-1])
 
@@ -222,9 +223,9 @@ class Reconciler:
             return seen
         if from_index and self._jobs is not None:
             pods = sorted(self._pods.get(uid, ()), key=lambda pod: (pod.created, pod.name))
-            return replace(seen, jobs=tuple(self._jobs.get(uid, ())), pods=tuple(pods))
+            return with_work(seen, self._jobs.get(uid, ()), tuple(pods))
         jobs = await self._cluster.list_jobs(namespace, uid)
-        return replace(seen, jobs=jobs, pods=await self._cluster.list_pods(namespace, uid) if jobs else ())
+        return with_work(seen, jobs, await self._cluster.list_pods(namespace, uid) if jobs else ())
 
     async def _ask_consumers(self, fetch: DataFetch) -> ConsumersStatus | None:
         """Return the pods that ask for the data; of a recipe, how far each one that is shown has come."""
@@ -296,6 +297,8 @@ class Reconciler:
             await self._write(metadata, seen.fetch.status, self._paced(seen, decision.status))
         if decision.start is not None:
             await _or_refused("start", self._start(decision.start))
+        if decision.check is not None:
+            await _or_refused("check", self._check(decision.check))
         if decision.grow_claim is not None:
             await _or_refused("grow claim", self._grow_claim(seen.fetch, decision.grow_claim))
         return sooner(decision.requeue_seconds, self._consumers_again(seen))
@@ -323,6 +326,11 @@ class Reconciler:
         await self._cluster.create_config_map(render_config_map(attempt))
         await self._cluster.create_job(render_job(attempt, self._settings))
         logger.info("%s/%s: attempt %d, Job %s", metadata.namespace, metadata.name, attempt.number, attempt.name)
+
+    async def _check(self, check: Check) -> None:
+        """Make the ConfigMap of a drift check, then its Job."""
+        await self._cluster.create_config_map(render_check_config_map(check))
+        await self._cluster.create_job(render_check_job(check, self._settings))
 
     async def _create_claim(self, fetch: DataFetch) -> None:
         manifest = render_claim(fetch)
@@ -388,7 +396,9 @@ async def _or_refused(action: Action, call: Awaitable[None]) -> None:
 
 def _leaves_all_as_it_is(old: DataFetchStatus, decision: Decision) -> bool:
     """Return whether the decision does nothing but, perhaps, to write how far the download and the consumers are."""
-    if decision.remove or decision.create_claim or decision.start is not None or decision.grow_claim is not None:
+    if decision.remove or decision.create_claim or decision.grow_claim is not None:
+        return False
+    if decision.start is not None or decision.check is not None:
         return False
     new = decision.status
     if new is None:
@@ -400,6 +410,9 @@ def _leaves_all_as_it_is(old: DataFetchStatus, decision: Decision) -> bool:
 def _count(old: DataFetchStatus, new: DataFetchStatus) -> None:
     if new.artifact is not None and new.artifact != old.artifact and new.progress is not None:
         metrics.FETCHED_BYTES.inc(max(0, new.progress.completed_bytes - new.progress.reused_bytes))
+    if new.drift is not None and (old.drift is None or new.drift.check_time != old.drift.check_time):
+        found = "failed" if new.drift.failed else "changed" if new.drift.changed else "unchanged"
+        metrics.DRIFT_CHECKS.labels(result=found).inc()
     if new.last_failure is not None and new.last_failure != old.last_failure:
         metrics.FAILURES.labels(reason=new.last_failure.reason).inc()
 

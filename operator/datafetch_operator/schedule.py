@@ -41,20 +41,20 @@ class Schedule:
 
 
 @lru_cache(maxsize=1024)
-def read_schedule(text: str, time_zone: str | None = None) -> Schedule:
-    """Return the schedule; without a time zone it is UTC.
+def read_schedule(text: str, time_zone: str | None = None, field: str = "spec.refresh.schedule") -> Schedule:
+    """Return the schedule that stands in a field; without a time zone it is UTC.
 
     Raises ValueError with a sentence where there is no such schedule or zone, or none of its days ever comes.
     """
-    schedule = Schedule(_read_fields(text), _read_zone(time_zone or "UTC"))
+    schedule = Schedule(_read_fields(text, field), _read_zone(time_zone or "UTC"))
     try:
         first = next(_runs(schedule, datetime(2024, 1, 1, tzinfo=UTC)), None)
     except CronSimError as error:
-        field = str(error).removeprefix("Bad ")
-        message = f"spec.refresh.schedule {text!r}: its {field} is none that ever comes; {_HOW_TO}"
+        part = str(error).removeprefix("Bad ")
+        message = f"{field} {text!r}: its {part} is none that ever comes; {_HOW_TO}"
         raise ValueError(message) from error
     if first is None:
-        raise ValueError(f"spec.refresh.schedule {text!r} names days that never come; {_HOW_TO}")
+        raise ValueError(f"{field} {text!r} names days that never come; {_HOW_TO}")
     return schedule
 
 
@@ -81,17 +81,15 @@ def _runs(schedule: Schedule, after: datetime) -> Iterator[datetime]:
     return (run.astimezone(UTC) for run in CronSim(schedule.fields, after.astimezone(schedule.zone)))
 
 
-def _read_fields(text: str) -> str:
+def _read_fields(text: str, field: str) -> str:
     fields = _MACROS.get(text.strip().lower(), text).split()
     if len(fields) == _FIELDS:
         return " ".join(fields)
     if fields and fields[0].startswith(("TZ=", "CRON_TZ=")):
-        raise ValueError(f"spec.refresh.schedule {text!r} holds a time zone; name it in spec.refresh.timeZone instead")
+        raise ValueError(f"{field} {text!r} holds a time zone; name it in spec.refresh.timeZone instead")
     if fields and fields[0].startswith("@"):
-        raise ValueError(
-            f"spec.refresh.schedule {text!r} is none of {', '.join(_MACROS)}; take one of them, or {_HOW_TO}"
-        )
-    raise ValueError(f"spec.refresh.schedule {text!r} has {len(fields)} fields instead of {_FIELDS}; {_HOW_TO}")
+        raise ValueError(f"{field} {text!r} is none of {', '.join(_MACROS)}; take one of them, or {_HOW_TO}")
+    raise ValueError(f"{field} {text!r} has {len(fields)} fields instead of {_FIELDS}; {_HOW_TO}")
 
 
 def _read_zone(name: str) -> ZoneInfo:

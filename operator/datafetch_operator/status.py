@@ -21,7 +21,7 @@ from datafetch_api.resource import (
     TargetStatus,
 )
 from datafetch_api.spec_hash import spec_hash
-from datafetch_operator import steps, waiting
+from datafetch_operator import drift, steps, waiting
 from datafetch_operator.budget import is_news
 from datafetch_operator.observation import Observation
 from datafetch_operator.reasons import BLOCKED, Reason
@@ -104,6 +104,8 @@ def events(old: DataFetchStatus, new: DataFetchStatus) -> list[EventRecord]:
         found.append(EventRecord("Normal", Reason.SUSPENDED, "Fetching is suspended; parts stay on the volume."))
     if old.phase == Phase.SUSPENDED and new.phase != Phase.SUSPENDED:
         found.append(EventRecord("Normal", Reason.RESUMED, "Fetching goes on."))
+    if new.drift and new.drift.failed and not (old.drift and old.drift.failed):
+        found.append(EventRecord("Warning", Reason.DRIFT_CHECK_FAILED, new.drift.message))
     return found + _warnings(old, new)
 
 
@@ -131,6 +133,7 @@ def _asks_somebody(condition: Condition) -> bool:
     asking = {
         ConditionType.ACCEPTED: {Reason.INVALID_SPEC, Reason.TARGET_CONFLICT},
         ConditionType.READY: {Reason.CLAIM_REPLACED},
+        ConditionType.UP_TO_DATE: {Reason.DRIFTED},
         ConditionType.TARGET_READY: {Reason.CLAIM_NOT_FOUND, Reason.CLAIM_REJECTED, Reason.CLAIM_LOST},
         ConditionType.PROGRESSING: BLOCKED,
     }
@@ -220,6 +223,10 @@ def _up_to_date(seen: Observation, status: DataFetchStatus) -> Saying:
     trigger = seen.fetch.spec.refresh.trigger
     if trigger and trigger != status.last_handled_trigger:
         return Saying(False, Reason.TRIGGER_PENDING, f"Trigger {trigger!r} has not been handled yet.")
+    if status.drift is not None:
+        known = _by_type(seen.fetch.status).get(ConditionType.UP_TO_DATE)
+        before = known.message if known is not None and known.reason == Reason.DRIFTED else None
+        return Saying(*drift.up_to_date(status.drift, before))
     return Saying(True, Reason.CURRENT, "The published revision is of this spec.")
 
 

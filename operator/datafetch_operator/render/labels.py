@@ -19,6 +19,8 @@ UID_LABEL = f"{GROUP}/uid"
 ROLE_LABEL = f"{GROUP}/role"
 DOWNLOAD_ROLE = "download"
 """Role of the pods of our Jobs."""
+DRIFT_ROLE = "drift"
+"""Role of the Jobs that only look whether sources have changed, and of their pods."""
 CONSUMER_ROLE = "consumer"
 """Role of users' pods that ask for data by annotation."""
 FETCH_LABEL_PREFIX = f"fetch.{GROUP}/"
@@ -72,6 +74,12 @@ def object_name(fetch_name: str, uid: str, wanted: Wanted, attempt: int) -> str:
     text = json.dumps(parts if wanted.scheduled is None else [*parts, wanted.scheduled.isoformat()])
     stem = fetch_name[:_STEM_LENGTH].replace(".", "-").rstrip("-")
     return f"{stem}-{_digest(text)}"
+
+
+def check_name(fetch_name: str, uid: str, generation: int, run: datetime) -> str:
+    """Return the name of a drift check's Job and ConfigMap, derived in the same way from all that the check is for."""
+    stem = fetch_name[:_STEM_LENGTH].replace(".", "-").rstrip("-")
+    return f"{stem}-{_digest(json.dumps([1, uid, 'drift', generation, run.isoformat()]))}"
 
 
 def labels(fetch_name: str, uid: str) -> dict[str, str]:
