@@ -285,8 +285,8 @@ class HttpSource:
         size, headers = _size(answer), answer.headers
         if wanted.size is not None and size not in (None, wanted.size):
             raise IntegrityMismatchError(
-                f"{wanted.key!r} has {size} bytes, and the index {redact_uri(self._index_url)} says {wanted.size}; whoever "
-                "keeps the index has to write it anew"
+                f"{wanted.key!r} has {size} bytes, and the index {redact_uri(self._index_url)} says {wanted.size}; "
+                "whoever keeps the index has to write it anew"
             )
         path = wanted.target if wanted.is_named else wanted.target + self._name_of(wanted, headers)
         if wanted.sha256 is None:

@@ -112,11 +112,12 @@ def _parse_json(number: int, text: str, base: str) -> IndexLine:
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ValueError("sha256 is no SHA-256 in hex, 64 digits")
     try:
-        resolved = urljoin(base, url)
-        default = _last_segment(resolved) if _leaves_the_directory(url) else _relative_path(url)
+        resolved, parts = urljoin(base, url), urlsplit(url)
     except ValueError:
         raise ValueError("url is no URL") from None
-    return IndexLine(number, resolved, (path or default).removeprefix("./"), size, sha256.lower() if sha256 else None)
+    leaves = bool(parts.scheme or parts.netloc) or parts.path.startswith("/")
+    path = path or (_last_segment(resolved) if leaves else unquote(parts.path))
+    return IndexLine(number, resolved, path.removeprefix("./"), size, sha256.lower() if sha256 else None)
 
 
 def _text(content: dict[str, Any], name: str) -> str | None:
@@ -124,16 +125,6 @@ def _text(content: dict[str, Any], name: str) -> str | None:
     if value is not None and (not isinstance(value, str) or not value):
         raise ValueError(f"{name} is no text")
     return value
-
-
-def _leaves_the_directory(url: str) -> bool:
-    """Return whether a URL is more than a path below the index's directory."""
-    parts = urlsplit(url)
-    return bool(parts.scheme or parts.netloc) or parts.path.startswith("/")
-
-
-def _relative_path(url: str) -> str:
-    return unquote(urlsplit(url).path).removeprefix("./")
 
 
 def _last_segment(url: str) -> str:
