@@ -37,7 +37,7 @@ def _pod_runs(world: World) -> None:
 
 def _pod_ends_well(world: World) -> None:
     if _live_job(world):
-        world.end_pod(0, success_message(), "Completed")
+        world.end_pod(0, success_message(digest=world.digest), "Completed")
         world.end_job("Complete")
 
 
@@ -98,6 +98,11 @@ def _place(position: int) -> Place:
     return Place(position, 9, f"waits for a free download: 3 of 3 are active; position {position} of 9")
 
 
+def _sources_change(world: World) -> None:
+    """Let the next check find something else than what is published, and the next fetch bring it."""
+    world.digest = f"sha256:{world.fetch.metadata.generation}{len(world.writes)}"
+
+
 def _sources(prefix: str) -> list[dict[str, object]]:
     return [{"name": "weights", "s3": {"bucket": "models", "prefix": prefix}}]
 
@@ -121,6 +126,11 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
     "a trigger": lambda world: world.change(refresh={"trigger": f"t{world.fetch.metadata.generation}"}),
     "no trigger": lambda world: world.change(refresh={}),
     "a schedule": lambda world: world.change(refresh={"schedule": "*/5 * * * *"}),
+    "drift checks": lambda world: world.change(refresh={"driftCheck": {"schedule": "*/3 * * * *"}}),
+    "drift checks beside a schedule": lambda world: world.change(
+        refresh={"schedule": "*/5 * * * *", "driftCheck": {"schedule": "* * * * *"}}
+    ),
+    "the sources change": _sources_change,
     "a schedule that never comes": lambda world: world.change(refresh={"schedule": "0 0 30 2 *"}),
     "suspend": lambda world: world.change(suspend=True),
     "resume": lambda world: world.change(suspend=False),
@@ -151,7 +161,10 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
 
 def _check(world: World) -> None:
     artifact = world.status.artifact
-    unfinished = [job for job in world.jobs.values() if job.finished is None]
+    checks = [job for job in world.jobs.values() if job.is_check]
+    assert len(checks) <= 1, "two drift checks of one fetch"
+    assert not checks or world.status.phase == Phase.READY, "a drift check where something else is to be done"
+    unfinished = [job for job in world.jobs.values() if job.finished is None and not job.is_check]
     assert len(unfinished) <= 1, "two downloads of one fetch"
     if world.status.phase in RESTING:
         assert not unfinished, "nothing runs where nothing is to be done"
@@ -160,6 +173,10 @@ def _check(world: World) -> None:
     ready = world.condition("Ready")[0] == "True"
     assert ready == (artifact is not None and world.claim is not None and artifact.claim_uid == world.claim.uid)
     assert (world.condition("Failed")[0] == "True") == (world.status.phase == Phase.FAILED)
+    drift = world.status.drift
+    if drift is not None and world.condition("UpToDate")[1] in ("Current", "Drifted"):
+        assert (world.condition("UpToDate")[1] == "Drifted") == drift.changed
+        assert drift.failed or drift.changed == (drift.manifest_digest != (artifact and artifact.manifest_digest))
     assert world.status.observed_generation == world.fetch.metadata.generation
 
 

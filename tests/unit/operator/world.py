@@ -27,8 +27,10 @@ from datafetch_operator.observation import (
     Termination,
     read_claimant,
     read_job,
+    with_work,
 )
 from datafetch_operator.render.config_map import Attempt, render_config_map
+from datafetch_operator.render.drift_job import Check, render_check_config_map, render_check_job
 from datafetch_operator.render.job import render_job
 from datafetch_operator.settings import Settings
 
@@ -89,7 +91,7 @@ def claimant(name: str, path: str, created: str, uid: str) -> Claimant:
     return Claimant(Key(NAMESPACE, name), uid, created, "data", path)
 
 
-def success_message(total: int = 1000, reused: int = 0) -> str:
+def success_message(total: int = 1000, reused: int = 0, digest: str = "sha256:abc") -> str:
     result = Result(
         exit_code=0,
         total_bytes=total,
@@ -97,7 +99,7 @@ def success_message(total: int = 1000, reused: int = 0) -> str:
         reused_bytes=reused,
         total_files=2,
         completed_files=2,
-        manifest_digest="sha256:abc",
+        manifest_digest=digest,
         revision="r1",
         publication="Link",
         sources=(SourceSummary(name="weights", resolved_revision="abc123", files=2, bytes=total),),
@@ -127,6 +129,8 @@ def _first_refused(decision: Decision) -> Action | None:
         return "create claim"
     if decision.start is not None:
         return "start"
+    if decision.check is not None:
+        return "check"
     return "grow claim" if decision.grow_claim is not None else None
 
 
@@ -152,6 +156,9 @@ class World:
     """What the API server answers to whoever creates something."""
     claims_made: int = 0
     jobs_made: int = 0
+    checks_made: int = 0
+    digest: str = "sha256:abc"
+    """Of what the sources hold."""
 
     # --- the operator ---
 
@@ -163,13 +170,11 @@ class World:
         this = read_claimant(
             self.fetch.metadata.model_dump(mode="json", by_alias=True), self.fetch.spec.model_dump(by_alias=True)
         )
-        return Observation(
+        seen = Observation(
             now=self.now,
             fetch=self.fetch,
             claimants=(this, *self.rivals),
             claim=self.claim,
-            jobs=tuple(self.jobs.values()),
-            pods=tuple(self.pods),
             notices=self.notices,
             progress=progress,
             refusals=refusals or {},
@@ -177,6 +182,7 @@ class World:
             silence=self.silence,
             consumers=self.fetch.status.consumers,
         )
+        return with_work(seen, self.jobs.values(), tuple(self.pods))
 
     def decide(self, progress: Progress | None = None, refusals: Mapping[Action, str] | None = None) -> Decision:
         return decide(self.see(progress, refusals))
@@ -225,6 +231,9 @@ class World:
         if decision.start is not None and left and self.refuses is None:
             self._create_job(decision.start)
             left -= 1
+        if decision.check is not None and left and self.refuses is None:
+            self._create_check(decision.check)
+            left -= 1
         if decision.grow_claim is not None and left and self.refuses is None and self.claim is not None:
             self.claim = replace(self.claim, requested=decision.grow_claim)
             self.writes.append("grow claim")
@@ -242,6 +251,15 @@ class World:
         manifest["metadata"] |= {"uid": f"job-{self.jobs_made}", "creationTimestamp": self.now.isoformat()}
         self.jobs[attempt.name] = read_job(manifest)
         self.writes.append(f"create {attempt.name}")
+
+    def _create_check(self, check: Check) -> None:
+        assert check.name not in self.jobs, "a Job is replaced, never changed"
+        render_check_config_map(check)
+        manifest = render_check_job(check, SETTINGS)
+        self.checks_made += 1
+        manifest["metadata"] |= {"uid": f"check-{self.checks_made}", "creationTimestamp": self.now.isoformat()}
+        self.jobs[check.name] = read_job(manifest)
+        self.writes.append(f"create {check.name}")
 
     # --- the rest of the world ---
 
@@ -288,7 +306,7 @@ class World:
 
     def succeed(self) -> None:
         self.run_pod()
-        self.end_pod(0, success_message(), "Completed")
+        self.end_pod(0, success_message(digest=self.digest), "Completed")
         self.end_job("Complete")
 
     def fail(self, code: ExitCode = ExitCode.SOURCE_NOT_FOUND) -> None:
