@@ -75,6 +75,9 @@ class Progress(Counters):
     message: str | None = None
     """Why it waits, where it does; for people."""
     sources: tuple[SourceProgress, ...] = ()
+    plan_files: Count | None = None
+    """Of one shard of several: what all of them bring. The other counters are of its own part."""
+    plan_bytes: Count | None = None
 
     @property
     def percent(self) -> int | None:

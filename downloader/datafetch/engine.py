@@ -90,6 +90,7 @@ def run_fetch(
     skip_if_complete: bool = False,
     request: str | None = None,
     anew: bool = False,
+    open_layout: Callable[[], Layout] | None = None,
 ) -> FetchOutcome:
     """Bring everything that the config names, and publish it.
 
@@ -97,7 +98,8 @@ def run_fetch(
     the same request is there already, complete and unaltered, `skip_if_complete` ends at once, without asking a source;
     so it does where another process brings it while this one waits for the lock. In place, `request` is what the files
     are noted under in place of what is asked for: the next fetch of that name removes what it does not bring itself.
-    `anew` fetches also what is there and unchanged, and replaces it.
+    `anew` fetches also what is there and unchanged, and replaces it. `open_layout` says where the files go, if that is
+    not what the config says.
     Raises DataFetchError; whatever it is, nothing unfinished has a final name, and the next run goes on from there.
     """
     _allow_open_files()
@@ -116,7 +118,7 @@ def run_fetch(
             source = opener(item, stall_timeout)
             stack.callback(source.close)
             sources.append(source)
-        layout = _open_layout(config, spec_hash)
+        layout = open_layout() if open_layout else _open_layout(config, spec_hash)
         lock = TargetLock(layout.state)
         if (found := _acquire(lock, observer, cancel, look)) is not None:
             layout.close()

@@ -250,13 +250,13 @@ def locked_opener(lock: Lock, opener: "Opener") -> "Opener":
 
     def open_locked(item: DownloadItem, stall_timeout: float) -> Source:
         section = sections[item.name]
-        return LockedSource(opener(_at_revision(item, section.revision), stall_timeout), lock, section)
+        return LockedSource(opener(at_revision(item, section.revision), stall_timeout), lock, section)
 
     return open_locked
 
 
-def _at_revision(item: DownloadItem, revision: str | None) -> DownloadItem:
-    """Return the item with the commit that was locked in place of a branch, where its provider knows such."""
+def at_revision(item: DownloadItem, revision: str | None) -> DownloadItem:
+    """Return the item with the commit that was listed in place of a branch, where its provider knows such."""
     if revision is None or "revision" not in type(item).model_fields:
         return item
     return item.model_copy(update={"revision": revision})
@@ -349,4 +349,13 @@ def _drifted(
         return list(comparison.differences(new=False))
 
 
-__all__ = ["Lock", "LockedSource", "check_request", "explain_drift", "locked_opener", "read_lock", "write_lock"]
+__all__ = [
+    "Lock",
+    "LockedSource",
+    "at_revision",
+    "check_request",
+    "explain_drift",
+    "locked_opener",
+    "read_lock",
+    "write_lock",
+]

@@ -65,6 +65,7 @@ class ProgressTracker:
         self._rate = _Rate(self._started)
         self._stage = Stage.LISTING
         self._message: str | None = None
+        self._plan: tuple[int, int] | None = None
         self._total_files: int | None = None
         self._total_bytes: int | None = None
         self._received = 0
@@ -92,6 +93,12 @@ class ProgressTracker:
         """Take in the size of the whole plan; every listing has ended."""
         with self._lock:
             self._total_files, self._total_bytes = files, bytes
+        self._changed.set()
+
+    def whole_plan(self, files: int, bytes: int) -> None:  # noqa: A002 - the observer's interface
+        """Take in what all shards bring together, of which this run is one."""
+        with self._lock:
+            self._plan = files, bytes
         self._changed.set()
 
     def received(self, count: int, source: str) -> None:
@@ -163,6 +170,8 @@ class ProgressTracker:
                 bytes_per_second=self._rate.measure(self._clock(), self._received),
                 last_progress_time=None if self._last_progress is None else _instant(self._last_progress),
                 sources=self._of_each_source(),
+                plan_files=self._plan and self._plan[0],
+                plan_bytes=self._plan and self._plan[1],
             )
 
     def _note_progress(self) -> None:

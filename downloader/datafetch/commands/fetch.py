@@ -26,6 +26,7 @@ from datafetch.commands.session import Answer, Finish, Session
 
 if TYPE_CHECKING:
     from datafetch.engine import FetchOutcome, Opener
+    from datafetch.progress import ProgressTracker
     from datafetch.sources import Source
     from datafetch_api.config import DownloadConfig, DownloadItem
     from datafetch_api.report import Failure, Result
@@ -104,6 +105,17 @@ def add_run(commands: "Commands[Parser]") -> None:
     add_digest_option(add_config_options(run, "config", target_dir=True))
     add_transfer_options(run)
     add_fetch_output_options(run)
+    shards = run.add_argument_group("for a config with managed.shards: several processes, one fetch")
+    shards.add_argument(
+        "--shard",
+        metavar="INDEX",
+        type=_index,
+        help="which of them this is; the first one, 0, lists for all (default: the environment variable "
+        "JOB_COMPLETION_INDEX)",
+    )
+    shards.add_argument(
+        "--publish-shards", action="store_true", help="publish what all of them have brought; asks no source"
+    )
     run.set_defaults(command=_run)
 
 
@@ -117,7 +129,13 @@ def add_get(commands: "Commands[Parser]") -> None:
     add_uri_options(get, "source")
     add_transfer_options(get)
     add_fetch_output_options(get)
-    get.set_defaults(command=_get)
+    get.set_defaults(command=_get, shard=None, publish_shards=False)
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the index of a shard; write 0, 1, ...")
+    return int(text)
 
 
 def _run(options: argparse.Namespace, session: Session) -> Answer:
@@ -179,6 +197,8 @@ def _fetch(options: argparse.Namespace, session: Session, load: "Callable[[], Do
     from datafetch.engine import run_fetch
 
     def run(opener: "Opener") -> "FetchOutcome":
+        if options.publish_shards or options.shard is not None or (config.managed and config.managed.shards):
+            return _run_shard(config, options, session, tracker, opener)
         return run_fetch(
             config,
             observer=tracker,
@@ -193,6 +213,22 @@ def _fetch(options: argparse.Namespace, session: Session, load: "Callable[[], Do
     directory = config.managed.path if config.managed else config.download_root or "."
     logging.getLogger(__name__).info("%s", report.summary(outcome, tracker.elapsed, directory))
     return _Fetched(report.success(outcome, tracker, spec_hash))
+
+
+def _run_shard(
+    config: "DownloadConfig",
+    options: argparse.Namespace,
+    session: Session,
+    tracker: "ProgressTracker",
+    opener: "Opener",
+) -> "FetchOutcome":
+    """Bring one part of a fetch that several processes share, or publish what they have brought."""
+    from datafetch.sharding import publish_shards, run_shard, shard_from
+
+    if options.publish_shards:
+        return publish_shards(config, observer=tracker, cancel=session.cancel)
+    shard = shard_from(os.environ) if options.shard is None else options.shard
+    return run_shard(config, shard, observer=tracker, cancel=session.cancel, opener=opener, workers=options.max_workers)
 
 
 def _run_locked(path: str, config: "DownloadConfig", run: "Callable[[Opener], FetchOutcome]") -> "FetchOutcome":
