@@ -1,6 +1,7 @@
 """What is a web server's own: ranges, lengths, validators, logins; the rest is in `test_source_contract`."""
 
 import base64
+import dataclasses
 import hashlib
 import os
 import threading
@@ -11,19 +12,26 @@ from pathlib import Path
 
 import pytest
 
+from component.commands import tree
 from component.places import STALL_TIMEOUT, by_path, read
+from datafetch.engine import run_fetch
 from datafetch.errors import (
     CredentialsRejectedError,
+    IntegrityMismatchError,
     InterruptedByRequestError,
     InvalidConfigError,
     SourceChangedError,
     SourceNotFoundError,
     SourceUnavailableError,
 )
+from datafetch.progress import ProgressTracker
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, Source, open_source
-from datafetch_api.config import HttpItem
+from datafetch_api.config import DownloadConfig, HttpItem
+from servers.emulators import make_certificates
 from servers.http import Manners, StaticServer
 from servers.plans import Fault
+from servers.serving import Request as ServedRequest
+from servers.serving import Response, Server, text_response
 
 DATA = os.urandom(300_000)
 
@@ -268,3 +276,180 @@ def test_a_server_that_compresses_is_refused(web: StaticServer) -> None:
         entry = by_path(source)["a"]
         with pytest.raises(SourceUnavailableError, match="Content-Encoding"):
             read(source, entry)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "target_path", "expected"),
+    [
+        ('attachment; filename="data.csv"', None, "data.csv"),
+        ("attachment; filename*=UTF-8''na%C3%AFve.csv", "x/", "x/naïve.csv"),
+        ('attachment; filename="data.csv"', "x/own.csv", "x/own.csv"),
+        ('attachment; filename="../../../etc/cron.d/job"', None, "download"),
+        ('attachment; filename="C:\\\\job"', "x/", "x/download"),
+        ('attachment; filename=".."', None, "download"),
+        ("inline", None, "download"),
+    ],
+)
+@pytest.mark.parametrize("head", [True, False], ids=["head", "get"])
+def test_a_server_may_give_a_file_its_name_but_no_path(
+    web: StaticServer, disposition: str, target_path: str | None, expected: str, head: bool
+) -> None:
+    web.put("/download", DATA, Manners(head=head, headers=(("Content-Disposition", disposition),)))
+    with opened(f"{web.url}/download?id=7", target_path=target_path) as source:
+        assert sorted(by_path(source)) == [expected]
+
+
+def test_a_sha256_in_the_config_pins_and_verifies_the_file(web: StaticServer, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(DATA).hexdigest()
+    web.put("/a.bin", DATA, etag=None, modified=None)
+    items = [{"url": f"{web.url}/a.bin", "sha256": sha256}]
+    config = {
+        "download_root": str(tmp_path / "root"),
+        "download_items": [{"name": "src", "type": "http", "items": items}],
+    }
+
+    def fetch() -> int:
+        validated = DownloadConfig.model_validate(config)
+        return run_fetch(validated, observer=ProgressTracker(), cancel=threading.Event()).reused_bytes
+
+    assert fetch() == 0
+    assert fetch() == len(DATA), "it is known again though the server gives nothing to know it by"
+    assert tree(tmp_path / "root") == {"a.bin": DATA}
+    items[0]["sha256"] = sha256[::-1]
+    with pytest.raises(IntegrityMismatchError, match="sha256"):
+        fetch()
+    assert tree(tmp_path / "root") == {"a.bin": DATA}
+
+
+def test_globs_choose_among_the_urls_also_by_the_names_that_servers_give(web: StaticServer) -> None:
+    web.put("/a.bin", DATA)
+    web.put("/b.txt", DATA)
+    web.put("/c", DATA, Manners(headers=(("Content-Disposition", "attachment; filename=c.bin"),)))
+    urls = [f"{web.url}/{name}" for name in ("a.bin", "b.txt", "c")]
+    with opened(*urls, include=["*.bin"]) as source:
+        assert sorted(by_path(source)) == ["a.bin", "c.bin"]
+    with opened(*urls, exclude=["*.bin"]) as source:
+        assert sorted(by_path(source)) == ["b.txt"]
+    with opened(*urls, include=["*.zip"]) as source, pytest.raises(SourceNotFoundError, match=r"matches '\*\.zip'"):
+        list(source.list())
+
+
+def test_a_weak_etag_does_not_hold_a_resumed_file_together(web: StaticServer, tmp_path: Path) -> None:
+    web.put("/a.bin", DATA, etag='W/"same"', modified=None)
+    web.faults.add(Fault(cut_after=100_000), times=None)
+    items = [{"url": f"{web.url}/a.bin"}]
+    config = DownloadConfig.model_validate(
+        {
+            "download_root": str(tmp_path / "root"),
+            "download_items": [{"name": "src", "type": "http", "items": items}],
+            "transfer": {"max_retries": 0},
+        }
+    )
+    with pytest.raises(SourceUnavailableError):
+        run_fetch(config, observer=ProgressTracker(), cancel=threading.Event())
+    web.faults.clear()
+    web.put("/a.bin", DATA[::-1], etag='W/"same"', modified=None)
+    run_fetch(config, observer=ProgressTracker(), cancel=threading.Event())
+    assert tree(tmp_path / "root") == {"a.bin": DATA[::-1]}
+
+
+# --- headers of one's own ---
+
+
+def test_headers_from_a_file_go_with_every_request_and_to_no_other_host(web: StaticServer, tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text("X-Api-Key: k3y-k3y-k3y\nAuthorization: Token t0ken-t0ken\n")
+    with StaticServer() as other:
+        other.put("/b", DATA)
+        web.put("/a", DATA)
+        web.redirect("/away", other.url + "/b")
+        for settings in ({"headers_file": str(tmp_path / "headers")}, {"credentials_dir": str(tmp_path)}):
+            with opened(f"{web.url}/a", f"{web.url}/away", **settings) as source:
+                assert {path: read(source, entry) for path, entry in by_path(source).items()} == {
+                    "a": DATA,
+                    "away": DATA,
+                }
+        assert not any({"x-api-key", "authorization"} & found.headers.keys() for found in other.traffic.exchanges)
+    for found in web.traffic.exchanges:
+        assert (found.headers["x-api-key"], found.headers["authorization"]) == ("k3y-k3y-k3y", "Token t0ken-t0ken")
+
+
+def test_values_of_headers_are_hidden_where_a_server_repeats_them(web: StaticServer, tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text("Authorization: Token t0ken-t0ken\n")
+    with (
+        Server(lambda _: text_response(403, "no t0ken-t0ken here")) as server,
+        opened(f"{server.url}/a", headers_file=str(tmp_path / "headers")) as source,
+        pytest.raises(CredentialsRejectedError, match=r"no \*\*\* here") as raised,
+    ):
+        list(source.list())
+    assert "t0ken" not in str(raised.value)
+
+
+def test_rotated_headers_reach_a_source_that_is_in_use(web: StaticServer, tmp_path: Path) -> None:
+    web.put("/a", DATA)
+    web.require_bearer("t0ken-new")
+    (tmp_path / "headers").write_text("Authorization: Bearer t0ken-old\n")
+    with opened(f"{web.url}/a", credentials_dir=str(tmp_path)) as source:
+        with pytest.raises(CredentialsRejectedError):
+            list(source.list())
+        (tmp_path / "headers").write_text("Authorization: Bearer t0ken-new\n")
+        assert read(source, by_path(source)["a"]) == DATA
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"headers": "Range: bytes=0-7"}, r"headers_file \(key headers\): line 1: Range is set"),
+        ({"headers": "nonsense s3cret"}, "line 1 is not NAME: VALUE"),
+        ({"headers": "authorization: s3cret", "token": "s3cret"}, "the headers hold Authorization, and"),
+    ],
+)
+def test_headers_that_cannot_be_sent_are_a_config_error(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    refused = opened("http://127.0.0.1:1/a", credentials_dir=str(tmp_path))
+    with pytest.raises(InvalidConfigError, match=said) as raised, refused:
+        pass
+    assert "s3cret" not in str(raised.value)
+
+
+# --- certificates and proxies ---
+
+
+def test_certificates_of_one_s_own(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path / "tls")
+    with StaticServer(certificate=(made.certificate, made.key)) as secure:
+        secure.put("/a", DATA)
+        with opened(f"{secure.url}/a") as source, pytest.raises(InvalidConfigError, match="not trusted"):
+            list(source.list())
+        with opened(f"{secure.url}/a", ca_bundle_file=str(made.ca_file)) as source:
+            assert read(source, by_path(source)["a"]) == DATA
+
+
+@pytest.mark.parametrize("login", ["", "us%40er:s3cret-pass@"], ids=["open", "with a login"])
+def test_a_proxy_of_the_environment_is_used_but_where_it_is_exempted(
+    web: StaticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: str
+) -> None:
+    web.put("/a", DATA)
+    expected = "Basic " + base64.b64encode(b"us@er:s3cret-pass").decode()
+
+    def forward(request: ServedRequest) -> Response:
+        if login and request.header("proxy-authorization") != expected:
+            return text_response(407, "who are you?")
+        scheme, _, rest = request.exchange.target.partition("://")
+        assert (scheme, rest.partition("/")[0]) == ("http", "files.example")
+        target = "/" + rest.partition("/")[2]
+        exchange = dataclasses.replace(request.exchange, target=target)
+        return web.handle(dataclasses.replace(request, exchange=exchange))
+
+    (tmp_path / "token").write_text("t0ken-t0ken")
+    with Server(forward) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("://", f"://{login}"))
+        with opened("http://files.example/a", token_file=str(tmp_path / "token")) as source:
+            assert read(source, by_path(source)["a"]) == DATA
+        assert all(found.headers["authorization"] == "Bearer t0ken-t0ken" for found in proxy.traffic.exchanges)
+        proxied = len(proxy.traffic.exchanges)
+        monkeypatch.setenv("no_proxy", "127.0.0.0/8,localhost")
+        with opened(f"{web.url}/a") as source:
+            assert read(source, by_path(source)["a"]) == DATA
+        assert len(proxy.traffic.exchanges) == proxied
+        assert not any("proxy-authorization" in found.headers for found in web.traffic.exchanges)
