@@ -1,5 +1,6 @@
 """From a resource or a URI to the downloader's config. Pure; the operator and `datafetch run|get` share it."""
 
+import re
 from typing import Any, Literal
 
 from datafetch_api.config import (
@@ -127,11 +128,18 @@ def _files_item(source: Source, http: HttpSource, settings: dict[str, Any]) -> H
         )
         return HttpItem(type="http", index=index, **settings)
     prefix = f"{source.path}/" if source.path else ""
+    # In a config, globs are held against the whole paths of files.
+    settings |= {name: tuple(_spelled(prefix) + glob for glob in settings[name]) for name in ("include", "exclude")}
     files = tuple(
         HttpFile(url=file.url, target_path=f"{prefix}{file.path or ''}" or "./", sha256=file.sha256)
         for file in http.files or ()
     )
     return HttpItem(type="http", items=files, **settings)
+
+
+def _spelled(path: str) -> str:
+    """Return the glob that matches a path alone."""
+    return re.sub(r"[*?\[{]", lambda special: f"[{special[0]}]", path)
 
 
 def _repository_item(source: Source, location: Location, settings: dict[str, Any]) -> DownloadItem:

@@ -76,6 +76,24 @@ def test_an_azure_source_names_account_and_endpoint() -> None:
     assert item["items"] == [{"container": "c", "items": [{"path": "k", "target_path": "./", "match": "object"}]}]
 
 
+def test_globs_of_http_files_are_relative_to_the_source_though_its_path_holds_special_characters() -> None:
+    files = [{"url": "https://h/f.bin", "path": "a/f.bin"}, {"url": "https://h/g.bin"}]
+    item = _item(http={"files": files}, path="x[1]/{y}", include=["a/*"], exclude=["**/g*"])
+    assert item["items"] == [
+        {"url": "https://h/f.bin", "target_path": "x[1]/{y}/a/f.bin"},
+        {"url": "https://h/g.bin", "target_path": "x[1]/{y}/"},
+    ]
+    assert (item["include"], item["exclude"]) == (["x[[]1]/[{]y}/a/*"], ["x[[]1]/[{]y}/**/g*"])
+    item = _item(http={"index": {"url": "https://h/SHA256SUMS", "format": "JsonLines"}}, path="sub", include=["a/*"])
+    assert item["index"] == {"url": "https://h/SHA256SUMS", "format": "json-lines", "target_path": "sub/"}
+    assert item["include"] == ["a/*"]
+
+
+def test_a_hub_source_keeps_its_layout_and_formats() -> None:
+    item = _item(huggingFace={"repo": "o/n", "layout": "HubCache", "formats": "Safetensors"}, path="hub")
+    assert (item["layout"], item["formats"], item["target_path"]) == ("hub-cache", "safetensors", "hub/")
+
+
 def test_an_http_source_lands_in_its_directory_under_its_own_name() -> None:
     item = _item(http={"url": "https://h/f.bin"}, path="sub")
     assert item["items"] == [{"url": "https://h/f.bin", "target_path": "sub/"}]
