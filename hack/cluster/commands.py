@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster import paths, provider
 from cluster.errors import ClusterError
+from cluster.node import SECOND
 from cluster.provider import Provider
 
 _LOG_LINES = 40
@@ -43,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     kill = commands.add_parser("kill", help="SIGKILL a container by its id, as a node out of memory would")
     kill.add_argument("container", metavar="CONTAINER_ID")
     kill.set_defaults(run=_kill)
+    node = commands.add_parser("node", help="a second node, to drain or to lose")
+    node.add_argument("action", choices=("add", "lose", "remove"), help="lose: as by a loss of power")
+    node.set_defaults(run=_node)
     commands.add_parser("kubeconfig", help="print the kubeconfig's path").set_defaults(run=_kubeconfig)
     commands.add_parser("host-ip", help="print this machine's address as pods see it").set_defaults(run=_host_ip)
     commands.add_parser("bin", help="print the folder of kubectl and helm").set_defaults(run=_bin)
@@ -88,6 +92,17 @@ def _restart(cluster: Provider, arguments: argparse.Namespace) -> int:
 
 def _kill(cluster: Provider, arguments: argparse.Namespace) -> int:
     cluster.kill_container(arguments.container)
+    return 0
+
+
+def _node(cluster: Provider, arguments: argparse.Namespace) -> int:
+    with _alone():
+        if arguments.action == "add":
+            print(cluster.add_node())
+        elif arguments.action == "lose":
+            cluster.lose_node(SECOND.name)
+        else:
+            cluster.remove_node(SECOND.name)
     return 0
 
 

@@ -53,6 +53,18 @@ class Existing:
         """Refuse: its nodes are not ours."""
         raise ClusterError(f"Container {container} is not on a node of ours: use a cluster of `make cluster-up`.")
 
+    def add_node(self) -> str:
+        """Refuse."""
+        raise ClusterError("Its nodes are not ours: use a cluster of `make cluster-up`.")
+
+    def lose_node(self, name: str) -> None:
+        """Refuse."""
+        raise ClusterError(f"{name} is not cut off. Its nodes are not ours: use a cluster of `make cluster-up`.")
+
+    def remove_node(self, name: str) -> None:
+        """Refuse."""
+        raise ClusterError(f"{name} is not removed. Its nodes are not ours: use a cluster of `make cluster-up`.")
+
     def run_on_node(self, *command: str) -> None:
         """Refuse: its nodes are not ours."""
         raise ClusterError(f"{command[0]} is not run on a node that is not ours: use a cluster of `make cluster-up`.")

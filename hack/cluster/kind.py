@@ -14,6 +14,10 @@ _VOLUMES_ON_NODE = "/var/local/datafetch"
 _FALL_SECONDS = 2.0
 _READY_SECONDS = 120.0
 
+_NO_MORE_NODES = (
+    "A kind cluster keeps the nodes that it was made with: use the local one, with DATAFETCH_CLUSTER=local."
+)
+
 
 class Kind:
     """The provider `kind`."""
@@ -74,6 +78,20 @@ class Kind:
         """SIGKILL the first process of a container."""
         task = ("ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL")
         shell.run(engine(), "exec", _NODE, *task, container)
+
+    def add_node(self) -> str:
+        """Refuse."""
+        raise ClusterError(
+            "A kind cluster keeps the nodes that it was made with: use the local one, with DATAFETCH_CLUSTER=local."
+        )
+
+    def lose_node(self, _: str) -> None:
+        """Refuse."""
+        raise ClusterError(_NO_MORE_NODES)
+
+    def remove_node(self, _: str) -> None:
+        """Refuse."""
+        raise ClusterError(_NO_MORE_NODES)
 
     def run_on_node(self, *command: str) -> None:
         """Run a command as root on the node."""

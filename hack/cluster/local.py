@@ -70,8 +70,9 @@ class Local:
 
     def load(self, archives: list[Path]) -> None:
         """Import image archives into the node's containerd."""
-        for image in archives:
-            node.load(image)
+        for each in node.running():
+            for image in archives:
+                node.load(each, image)
 
     def kubeconfig(self) -> Path:
         """Where `up` wrote the administrator's kubeconfig."""
@@ -93,6 +94,36 @@ class Local:
         """SIGKILL the first process of a container."""
         node.kill(container)
 
+    def add_node(self) -> str:
+        """Start a second node, with the images of the first."""
+        added = node.SECOND
+        if processes.is_running(added.process_names[0]):
+            return added.name
+        self.remove_node(added.name)
+        network.add_bridge(added.number)
+        node.prepare(added)
+        processes.start(node.containerd(added))
+        node.load_pause_image(added)
+        node.copy_images(node.FIRST, added)
+        processes.start(node.kubelet(added))
+        client = _client()
+        _await(f"node {added.name}", lambda: _is_node_ready(client, added), added.process_names[0])
+        return added.name
+
+    def lose_node(self, name: str) -> None:
+        """Cut the second node's power."""
+        node.cut_off(_second(name))
+
+    def remove_node(self, name: str) -> None:
+        """End the second node, and forget it: what the controller of a cloud does with a machine that is gone."""
+        gone = _second(name)
+        node.cut_off(gone)
+        client = _client()
+        if client.answers(f"/api/v1/nodes/{gone.name}"):
+            client.request("DELETE", f"/api/v1/nodes/{gone.name}")
+        network.remove_bridge(gone.number)
+        node.forget(gone)
+
     def run_on_node(self, *command: str) -> None:
         """Run a command as root: the node is this machine."""
         shell.run(*command)
@@ -101,8 +132,8 @@ class Local:
         """Every process runs, the node is Ready, and names are resolved."""
         if not paths.kubeconfig().exists() or not all(processes.is_running(name) for name in _PROCESSES):
             return False
-        client = api.connect(binaries.program("kubectl"), paths.kubeconfig())
-        return client.answers("/readyz") and _is_node_ready(client) and _resolves()
+        client = _client()
+        return client.answers("/readyz") and _is_node_ready(client, node.FIRST) and _resolves()
 
     def describe(self) -> list[str]:
         """One line a process."""
@@ -127,10 +158,11 @@ def _start() -> None:
     processes.start(control_plane.etcd())
     control_plane.make_certificates()
     processes.start(control_plane.apiserver())
-    node.prepare()
+    node.prepare(node.FIRST)
+    node.prepare_proxy()
     processes.start(node.containerd())
-    node.load_pause_image()
-    client = api.connect(binaries.program("kubectl"), paths.kubeconfig())
+    node.load_pause_image(node.FIRST)
+    client = _client()
     _await("the API server", lambda: client.answers("/readyz"), "kube-apiserver")
     for process in (control_plane.controller_manager(), control_plane.scheduler(), node.kubelet(), node.kube_proxy()):
         processes.start(process)
@@ -140,7 +172,7 @@ def _start() -> None:
     volumes.mkdir()
     processes.start(addons.dns())
     processes.start(addons.provisioner(str(volumes)))
-    _await("the node", lambda: _is_node_ready(client), "kubelet")
+    _await("the node", lambda: _is_node_ready(client, node.FIRST), "kubelet")
     _await("DNS", _resolves, "coredns")
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     _await("the controllers", lambda: client.answers(account), "kube-controller-manager")
@@ -157,9 +189,19 @@ def _await(what: str, condition: Callable[[], bool], process: str) -> None:
         raise ClusterError(f"{what} did not become ready: see `python3 hack/cluster logs {process}`.")
 
 
-def _is_node_ready(client: api.Api) -> bool:
+def _client() -> api.Api:
+    return api.connect(binaries.program("kubectl"), paths.kubeconfig())
+
+
+def _second(name: str) -> node.Node:
+    if name != node.SECOND.name:
+        raise ClusterError(f"Only {node.SECOND.name} comes and goes, not {name!r}.")
+    return node.SECOND
+
+
+def _is_node_ready(client: api.Api, which: node.Node) -> bool:
     try:
-        found = client.get(f"/api/v1/nodes/{node.NAME}")
+        found = client.get(f"/api/v1/nodes/{which.name}")
     except (api.ApiError, OSError):
         return False
     conditions = found["status"].get("conditions", [])

@@ -13,10 +13,11 @@ from cluster import paths, shell
 from cluster.errors import ClusterError
 
 BRIDGE = "datafetch0"
-PODS = ipaddress.ip_network("10.244.0.0/16")
-NODE_PODS = ipaddress.ip_network("10.244.0.0/24")
+_BRIDGES = "datafetch+"
+"""Those of all nodes, as iptables says it."""
+PODS = ipaddress.IPv4Network("10.244.0.0/16")
 SERVICES = ipaddress.ip_network("10.96.0.0/16")
-HOST_IP = str(NODE_PODS[1])
+HOST_IP = "10.244.0.1"
 """This machine, as pods see it: node address, API server, DNS, and servers under test."""
 API_SERVICE_IP = str(SERVICES[1])
 DNS_SERVICE_IP = str(SERVICES[10])
@@ -27,41 +28,64 @@ _OUR_CHAINS = re.compile(r"(KUBE|CNI|DATAFETCH)-")
 _SWITCHES = ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables")
 
 
+def pods_of(number: int) -> ipaddress.IPv4Network:
+    """Return the addresses of a node's pods."""
+    return ipaddress.IPv4Network((int(PODS.network_address) + 256 * number, 24))
+
+
+def bridge_of(number: int) -> str:
+    """Return the name of a node's bridge."""
+    return f"datafetch{number}"
+
+
 def raise_bridge() -> None:
-    """Make the bridge and its routes, before the first pod, so that servers can already bind its address."""
+    """Make the first bridge and the routes, before the first pod, so that servers can already bind its address."""
     _refuse_foreign_routes()
     for network in (PODS, SERVICES):
         shell.run("ip", "route", "replace", "unreachable", str(network), "metric", _GUARD_METRIC)
-    if not _exists():
-        shell.run("ip", "link", "add", BRIDGE, "type", "bridge")
-        # A bridge otherwise takes the lowest address of its ports, which changes as pods come and go.
-        shell.run("ip", "link", "set", BRIDGE, "address", "0a:58:0a:f4:00:01")
-        shell.run("ip", "address", "add", f"{HOST_IP}/{NODE_PODS.prefixlen}", "dev", BRIDGE)
-    shell.run("ip", "link", "set", BRIDGE, "up")
+    add_bridge(0)
     # A connection to a Service needs a route before kube-proxy's rules in OUTPUT can rewrite it.
     shell.run("ip", "route", "replace", str(SERVICES), "dev", BRIDGE, "src", HOST_IP)
     _switch_forwarding_on()
+
+
+def add_bridge(number: int) -> None:
+    """Make a node's bridge."""
+    bridge, pods = bridge_of(number), pods_of(number)
+    if not _exists(bridge):
+        shell.run("ip", "link", "add", bridge, "type", "bridge")
+        # A bridge otherwise takes the lowest address of its ports, which changes as pods come and go.
+        shell.run("ip", "link", "set", bridge, "address", f"0a:58:0a:f4:{number:02x}:01")
+        shell.run("ip", "address", "add", f"{pods[1]}/{pods.prefixlen}", "dev", bridge)
+    shell.run("ip", "link", "set", bridge, "up")
     _forbid_egress()
+
+
+def remove_bridge(number: int) -> None:
+    """Take a node's bridge away, and with it its pods' interfaces."""
+    if _exists(bridge_of(number)):
+        shell.run("ip", "link", "delete", bridge_of(number))
 
 
 def remove() -> None:
     """Take away the bridge, the chains of kube-proxy, kubelet and the CNI plugins, and last the guarding routes."""
     for family in ("iptables", "ip6tables"):
         _remove_chains(family)
-    if _exists():
-        shell.run("ip", "link", "delete", BRIDGE)
+    for number in (0, 1):
+        remove_bridge(number)
     _restore_switches()
     for network in (PODS, SERVICES):
         shell.attempt("ip", "route", "delete", "unreachable", str(network), "metric", _GUARD_METRIC)
 
 
-def _exists() -> bool:
-    return shell.attempt("ip", "link", "show", BRIDGE).returncode == 0
+def _exists(bridge: str) -> bool:
+    return shell.attempt("ip", "link", "show", bridge).returncode == 0
 
 
 def _refuse_foreign_routes() -> None:
     for route in json.loads(shell.run("ip", "-json", "-4", "route", "show", "table", "main")):
-        foreign = route.get("dev") != BRIDGE and route.get("type") != "unreachable" and route["dst"] != "default"
+        known = route.get("dev") in (bridge_of(0), bridge_of(1))
+        foreign = not known and route.get("type") != "unreachable" and route["dst"] != "default"
         if not foreign:
             continue
         network = ipaddress.ip_network(route["dst"], strict=False)
@@ -104,7 +128,7 @@ def _forbid_egress() -> None:
     shell.attempt("iptables", "-w", "-N", _EGRESS)
     shell.run("iptables", "-w", "-F", _EGRESS)
     reject = ("-j", "REJECT", "--reject-with", "icmp-net-unreachable")
-    shell.run("iptables", "-w", "-A", _EGRESS, "-i", BRIDGE, "!", "-o", BRIDGE, *reject)
+    shell.run("iptables", "-w", "-A", _EGRESS, "-i", _BRIDGES, "!", "-o", _BRIDGES, *reject)
     if shell.attempt("iptables", "-w", "-C", "FORWARD", "-j", _EGRESS).returncode != 0:
         shell.run("iptables", "-w", "-I", "FORWARD", "-j", _EGRESS)
 

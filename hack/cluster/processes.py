@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster import paths, shell
+from cluster.errors import ClusterError
 
 _GRACE_SECONDS = 1.0
 """Nothing of a development cluster outlives it, so nobody gets long to tidy up."""
@@ -66,6 +67,14 @@ def is_running(name: str) -> bool:
     """Whether the process of that name is still the one that was started."""
     identity = _identity(name)
     return identity is not None and _is_alive(identity)
+
+
+def pid(name: str) -> int:
+    """Return the number of a process that runs."""
+    identity = _identity(name)
+    if identity is None or not _is_alive(identity):
+        raise ClusterError(f"{name} does not run.")
+    return identity.pid
 
 
 def stop(which: Iterable[str]) -> None:

@@ -39,6 +39,15 @@ class Provider(Protocol):
     def kill_container(self, container: str) -> None:
         """SIGKILL the first process of a container, by its id, as no signal from inside can."""
 
+    def add_node(self) -> str:
+        """Start a second node, which is like the first, and return its name."""
+
+    def lose_node(self, name: str) -> None:
+        """End all that runs on the second node, as a loss of power does; the API server is told nothing."""
+
+    def remove_node(self, name: str) -> None:
+        """End the second node, where it still runs, and delete it from the API."""
+
     def run_on_node(self, *command: str) -> None:
         """Run a command as root on the node, where its volumes are."""
 

@@ -110,6 +110,8 @@ def volume_for(claim: Object, path: str) -> Object:
     """Return the volume that binds to this claim and no other."""
     metadata, spec = claim["metadata"], claim["spec"]
     host = {"key": "kubernetes.io/hostname", "operator": "In", "values": [metadata["annotations"][_SELECTED_NODE]]}
+    # All nodes are on this machine: a volume that several may mount is, like a network file system, at each of them.
+    bound = {} if "ReadWriteMany" in spec["accessModes"] else {"nodeAffinity": _on_node(host)}
     reference = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
     return {
         "apiVersion": "v1",
@@ -123,9 +125,13 @@ def volume_for(claim: Object, path: str) -> Object:
             "storageClassName": addons.STORAGE_CLASS,
             "claimRef": {**reference, **{key: metadata[key] for key in ("namespace", "name", "uid")}},
             "hostPath": {"path": path, "type": "Directory"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [host]}]}},
+            **bound,
         },
     }
+
+
+def _on_node(host: Object) -> Object:
+    return {"required": {"nodeSelectorTerms": [{"matchExpressions": [host]}]}}
 
 
 def _expand(api: Api, claim: Object) -> None:

@@ -9,7 +9,8 @@ from cluster import paths, processes, shell
 from cluster.errors import ClusterError
 
 CGROUP = "datafetch"
-"""All containers run below this control group, so that `down` can tell its own from anyone else's."""
+"""All containers of the first node run below this control group, those of the second below `datafetch1`, so that `down`
+can tell its own from anyone else's."""
 
 CNI_NETWORK = "datafetch"
 
@@ -18,10 +19,10 @@ _DEVICE_PLUGINS_SOCKET = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 _CONTAINER_LOG_LINKS = Path("/var/log/containers")
 
 
-def make_cgroups() -> None:
-    """Make our control group in every hierarchy; kubelet wants the root it is given to exist."""
+def make_cgroups(group: str) -> None:
+    """Make a control group in every hierarchy; kubelet wants the root it is given to exist."""
     for hierarchy in _hierarchies():
-        ours = hierarchy / CGROUP
+        ours = hierarchy / group
         ours.mkdir(exist_ok=True)
         # On cgroup v1 no process may enter a cpuset before it has processors and memory nodes.
         for name in ("cpuset.cpus", "cpuset.mems"):
@@ -31,14 +32,25 @@ def make_cgroups() -> None:
 
 def remove() -> None:
     """End the containers, unmount and delete everything of the cluster but caches and logs."""
-    processes.kill_container_shims(paths.runtime() / "containerd.sock")
-    for hierarchy in _hierarchies():
-        _remove_cgroup(hierarchy / CGROUP)
+    for suffix in ("", "1"):
+        processes.kill_container_shims(paths.runtime() / f"containerd{suffix}.sock")
+        remove_cgroup(f"{CGROUP}{suffix}")
     _remove_strays()
     for folder in (paths.runtime(), paths.state()):
-        _unmount_below(folder)
-        if folder.exists():
-            _delete(folder)
+        delete(folder)
+
+
+def remove_cgroup(name: str) -> None:
+    """Kill what runs in a control group, and remove it."""
+    for hierarchy in _hierarchies():
+        _remove_cgroup(hierarchy / name)
+
+
+def delete(folder: Path) -> None:
+    """Unmount what is mounted in a folder, and delete it."""
+    _unmount_below(folder)
+    if folder.exists():
+        _delete(folder)
 
 
 def _remove_strays() -> None:

@@ -76,6 +76,20 @@ def restart(process: str) -> None:
 
 
 @contextlib.contextmanager
+def second_node() -> Iterator[str]:
+    """Have a second node, which is as good as the first."""
+    try:
+        yield shell.run(sys.executable, _TOOL, "node", "add").strip()
+    finally:
+        shell.run(sys.executable, _TOOL, "node", "remove")
+
+
+def lose_second_node() -> None:
+    """End all that runs on the second node at once, as a loss of power does."""
+    shell.run(sys.executable, _TOOL, "node", "lose")
+
+
+@contextlib.contextmanager
 def cordoned(kubectl: Kubectl) -> Iterator[None]:
     """Let no node take pods."""
     nodes = [node["metadata"]["name"] for node in kubectl.objects("nodes")]
