@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -288,6 +288,35 @@ def test_workers_of_a_data_loader_open_connections_of_their_own(s3: S3Place, way
             worker.join()
         assert file.read() == BIG[1_000:], "what the parent has open is still its own"
     assert found == [hashlib.sha256(BIG).hexdigest()] * 2
+
+
+def _close(source: datafetch.RemoteSource, opened: int, answers: Any) -> None:
+    source.close()
+    answers.put(True)
+
+
+def _use_and_close(source: datafetch.RemoteSource, opened: int, answers: Any) -> None:
+    source.stat("README.md")
+    answers.put(id(source._open()) != opened)
+    source.close()
+
+
+@pytest.mark.parametrize("leave", [_close, _use_and_close])
+def test_a_forked_worker_that_leaves_takes_no_connection_from_its_parent(
+    proxied: tuple[S3Place, FaultProxy], leave: Callable[..., None]
+) -> None:
+    place, proxy = proxied
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    with through(proxy, place) as source, source.open("sub/big.bin") as file:
+        start = [file.read(65_536) for _ in range(3)]  # the third read asks ahead: its answer is still open
+        before = len(gets(proxy))
+        worker = context.Process(target=leave, args=(source, id(source._open()), answers))
+        worker.start()
+        assert answers.get(timeout=30), "the worker has a provider's source of its own"
+        worker.join()
+        assert b"".join(start) + file.read(200_000) == BIG[: 3 * 65_536 + 200_000]
+        assert len(gets(proxy)) == before, "the answer that was open has gone on"
 
 
 def test_a_directory_that_is_gone_is_made(s3: S3Place, tmp_path: Path) -> None:
