@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from datafetch.errors import InterruptedByRequestError
 from datafetch.memory import buffer_budget, memory_limit
-from datafetch.pace import TICK_SECONDS, BandwidthLimiter, Concurrency, Retries
+from datafetch.pace import AHEAD_SECONDS, TICK_SECONDS, BandwidthLimiter, Concurrency, Retries
 from datafetch.plan import Plan, check_space
 from datafetch.scheduler import Scheduler
 from datafetch.sink import Complete, FileWriter, InPlaceLayout, Layout, ManagedLayout, Sink, TargetLock
@@ -34,6 +34,7 @@ from datafetch.transfer import (
     Transfers,
 )
 from datafetch.transport.lane import Lane
+from datafetch.unpacking import Unpacking, archives_of
 from datafetch_api.config import DownloadConfig, DownloadItem, TransferSettings
 from datafetch_api.report import SourceSummary, Stage
 from datafetch_api.spec_hash import request_hash
@@ -123,7 +124,8 @@ def run_fetch(
         if (found := _acquire(lock, observer, cancel, look)) is not None:
             layout.close()
             return _take_as_it_is(found, observer)
-        sink = stack.enter_context(Sink.open(layout, lock, verify_fully=full, anew=anew))
+        unpacks = archives_of(config.download_items) is not None
+        sink = stack.enter_context(Sink.open(layout, lock, verify_fully=full, anew=anew, unpacks=unpacks))
         most = min(config.transfer.max_concurrency, workers or config.transfer.max_concurrency)
         fetch = _Fetch(sources, sink, observer, cancel, most, config)
         summaries = fetch.run()
@@ -132,7 +134,7 @@ def run_fetch(
         listed = None if tells_manifest(fetch.plan, items) else digest_sources(fetch.plan, items).value
         published = sink.publish(spec_hash)
         return FetchOutcome(
-            files=len(fetch.plan),
+            files=sink.ledger.count_finished()[0],
             bytes=published.bytes,
             reused_bytes=fetch.reused_bytes,
             manifest_digest=published.manifest_digest,
@@ -219,7 +221,11 @@ class _Fetch:
         self._listed = threading.Event()
         self._summaries: dict[int, SourceSummary] = {}
         self._free = sink.free_bytes()
-        self.plan = Plan(sink.ledger, [source.name for source in sources], sink.fold)
+        is_archive = archives_of(config.download_items)
+        self.plan = Plan(sink.ledger, [source.name for source in sources], sink.fold, is_archive)
+        self._unpacking = Unpacking(
+            config.download_items, self.plan, sink, stop=self._stop, check_space=self._check_space
+        )
         budget = buffer_budget(memory_limit())
         self._ranges = _make_pace(min(most, max(1, budget // BUFFER_BYTES)), 2, config.transfer)
         self._small = _make_pace(min(most, max(1, budget // _SMALL_EXCHANGE_BYTES)), 16, config.transfer)
@@ -231,7 +237,7 @@ class _Fetch:
             most=most,
         )
         stall_timeout = float(config.transfer.stall_timeout)
-        limiter = BandwidthLimiter(config.transfer.bandwidth_limit, sleep=self._stop.wait)
+        limiter = BandwidthLimiter(config.transfer.bandwidth_limit, head_start=AHEAD_SECONDS, sleep=self._stop.wait)
         for source in sources:
             if source.http is not None:
                 source.http.transport.limit_receive_buffer(limiter.receive_buffer_bytes)
@@ -239,7 +245,7 @@ class _Fetch:
         context = FetchContext(
             sources=sources, sink=sink, plan=self.plan, scheduler=self._scheduler, observer=observer, limiter=limiter,
             stalls=self._stalls, stall_timeout=stall_timeout, stop=self._stop,
-            retries=Retries(config.transfer.max_retries, config.transfer.retry_delay),
+            retries=Retries(config.transfer.max_retries, config.transfer.retry_delay), unpacking=self._unpacking,
         )  # fmt: skip
         self._transfers = Transfers(context, self._ranges.meter)
         self._small_files = SmallFiles(
@@ -270,6 +276,7 @@ class _Fetch:
         finally:
             self._stop.set()
             self._scheduler.close()
+            self._unpacking.close()
             for source in self._sources:
                 source.close()  # wakes those that wait for bytes that nobody needs any more
             deadline = time.monotonic() + _FAREWELL_SECONDS
@@ -288,6 +295,8 @@ class _Fetch:
         if self._lane is not None:
             self._lane_started = True
             self._start("small-files", self._lane.run)
+        for number in range(self._unpacking.threads(buffer_budget(memory_limit()))):
+            self._start(f"unpack-{number}", partial(self._unpacking.work, self._transfers.complete))
         ticked = time.monotonic()
         while True:
             self._employ(self._ranges.concurrency.level)
@@ -296,6 +305,8 @@ class _Fetch:
             self._raise_failure()
             self._check_fits()
             self._stalls.check()
+            if self.plan.archives:
+                self._observer.stage(Stage.FETCHING, self._unpacking.message)
             seconds, ticked = time.monotonic() - ticked, time.monotonic()
             self._tune(seconds)
         self._raise_failure()
@@ -383,10 +394,13 @@ class _Fetch:
 
     def _check_fits(self) -> None:
         """End the fetch as soon as what is planned cannot fit; allow final names once the plan is complete and fits."""
-        plan = self.plan
-        check_space(needed=plan.needed_bytes, free=self._free, total=plan.total_bytes, capacity=self._capacity)
-        if plan.complete:
+        self._check_space()
+        if self.plan.complete and self._unpacking.is_complete:
             self._sink.plan_complete = True
+
+    def _check_space(self) -> None:
+        plan = self.plan
+        check_space(needed=plan.needed_bytes, free=self._free, total=plan.space_bytes, capacity=self._capacity)
 
 
 def batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

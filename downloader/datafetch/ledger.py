@@ -376,6 +376,10 @@ class Ledger:
             yield from (row[0] for row in rows)
             after = rows[-1][1]
 
+    def is_member(self, archive: str, name: str) -> bool:
+        """Return whether the file of that name in the plan came out of the archive."""
+        return bool(self._all("SELECT 1 FROM files WHERE name = ? AND archive = ?", (name, archive)))
+
     def note_fetched(self, file_id: int, size: int, checksum: str | None) -> None:
         """Take in what an archive has at its source, as it was verified; by that alone it is no file of the tree."""
         self._all("UPDATE files SET source_size = ?, final_checksum = ? WHERE id = ?", (size, checksum, file_id))

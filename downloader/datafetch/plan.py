@@ -92,6 +92,7 @@ class Plan:
         self._files = 0
         self._bytes = 0
         self._present = 0
+        self._unpacked = 0
         self._unsized = 0
         self.complete = False
         """Whether every listing has ended."""
@@ -122,7 +123,7 @@ class Plan:
 
         They lie where the archive does. Raises UnsafePathError where a name cannot be a path there, or collides.
         """
-        return self._add_members(archive, [(name, self._member_path(archive, name)) for name in names])
+        return self._add_members(archive, [(name, self.member_path(archive, name)) for name in names])
 
     def add_unpacked(self, archive: PlannedFile, paths: Sequence[str]) -> list[PlannedFile]:
         """Take members into the plan that were unpacked before, by the paths that they had then."""
@@ -141,12 +142,12 @@ class Plan:
             raise self._refuse(error) from None
         return [replace(file, id=number) for file, number in zip(files, ids, strict=True)]
 
-    def _member_path(self, archive: PlannedFile, name: str) -> str:
+    def member_path(self, archive: PlannedFile, name: str) -> str:
+        """Return where a member of an archive goes, by its name in it. Raises UnsafePathError."""
         directory = archive.path.rpartition("/")[0]
+        plain = name.removeprefix("./")
         try:
-            if name.startswith("/"):
-                raise ValueError("its path is absolute")
-            plain = name.removeprefix("./")
+            # With the directory before it, an absolute path has an empty segment.
             return safe_path(f"{directory}/{plain}" if directory else plain, self._fold)
         except ValueError as error:
             raise UnsafePathError(
@@ -155,6 +156,16 @@ class Plan:
                 source=archive.source,
                 key=archive.key,
             ) from None
+
+    def is_member(self, archive: PlannedFile, path: str) -> bool:
+        """Return whether a file at that path came out of the archive."""
+        return self._ledger.is_member(archive.path, self._fold(path))
+
+    def reserve(self, size: int, *, present: bool = False) -> None:
+        """Take account of bytes that come out of archives, or negative, that go again; `present` are there already."""
+        with self._lock:
+            self._unpacked += size
+            self._present += size if present else 0
 
     def replace(self, file: PlannedFile, entry: Entry) -> PlannedFile:
         """Put the present state of a file's object in the place of the one that was listed."""
@@ -246,9 +257,14 @@ class Plan:
         return self._unsized == 0
 
     @property
+    def space_bytes(self) -> int:
+        """Bytes that the volume has to hold for them, as far as that is known: with what comes out of archives."""
+        return self._bytes + self._unpacked
+
+    @property
     def needed_bytes(self) -> int:
-        """Bytes of all files so far that the volume does not hold yet, by what was noted of them."""
-        return self._bytes - self._present
+        """Bytes of all files so far that the volume did not hold at the start, by what was noted of them."""
+        return self._bytes + self._unpacked - self._present
 
     def __len__(self) -> int:
         """Files so far."""

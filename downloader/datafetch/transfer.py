@@ -20,12 +20,14 @@ from datafetch.errors import (
     SourceUnavailableError,
     StalledError,
 )
+from datafetch.ledger import kind_of
 from datafetch.pace import BandwidthLimiter, Retries, wait_before_retry
 from datafetch.plan import Plan
-from datafetch.records import PlannedFile
+from datafetch.records import Kind, PlannedFile
 from datafetch.scheduler import FileTask, RangeTask, Scheduler
 from datafetch.sink import FileWriter, Sink
 from datafetch.sources import ByteRange, Source
+from datafetch.unpacking import Unpacking
 
 PART_BYTES = 32 << 20
 """Big files travel in ranges of this size; a kill costs at most the ranges in flight."""
@@ -149,6 +151,7 @@ class FetchContext:
     stalls: StallWatch
     stall_timeout: float
     retries: Retries
+    unpacking: Unpacking
     stop: threading.Event
     """Set once nothing more is to be done."""
 
@@ -213,13 +216,18 @@ class Transfers:
     def _begin_file(self, file: PlannedFile, buffer: memoryview) -> None:
         """Take the file over if it is there; else begin it, keep its first range and hand out the others."""
         sink = self._context.sink
+        is_archive = kind_of(file) is Kind.ARCHIVE
+        if is_archive and (unpacked := self._context.unpacking.take(file)) is not None:
+            self._count_reused(1, file.size or 0, file.source, published=unpacked)
+            self.complete()
+            return
         if sink.is_there(file):
-            self._count_reused(1, file.size or 0, file.source)
-            self._complete()
+            self._count_reused(1, file.size or 0, file.source, published=0 if is_archive else None)
+            self._pass_on(file)
             return
         writer, present = sink.write(file)
         if present:
-            self._count_reused(0, present, file.source)
+            self._count_reused(0, present, file.source, published=0 if is_archive else None)
         if file.size is None:
             writer.remaining = 1
             self._transfer(RangeTask(writer, 0, None), buffer)
@@ -344,7 +352,15 @@ class Transfers:
         except IntegrityMismatchError as error:
             self.fetch_again(writer.file, size or 0, error)
             return
-        self._complete()
+        self._pass_on(writer.file)
+
+    def _pass_on(self, file: PlannedFile) -> None:
+        """Take note of a whole file; an archive is complete once it is unpacked."""
+        if kind_of(file) is Kind.ARCHIVE:
+            self._context.stalls.progress()
+            self._context.unpacking.add(file)
+        else:
+            self.complete()
 
     def fetch_again(self, file: PlannedFile, received: int, error: IntegrityMismatchError) -> None:
         """Put a file back that is not what its source promised; raises the error where that was so before."""
@@ -361,15 +377,17 @@ class Transfers:
         self._context.stalls.received(count)
         self._context.observer.received(count, source)
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
+        """Take note of a file of which nothing is left to do."""
         self._meter.count(FILE_WORK)
         self._context.stalls.progress()
         self._context.observer.completed_files(1)
         self._context.scheduler.finish_files()
 
-    def _count_reused(self, files: int, size: int, source: str) -> None:
+    def _count_reused(self, files: int, size: int, source: str, *, published: int | None = None) -> None:
+        """Count bytes that need not be fetched; `published` are those of the finished tree, where these are others."""
         with self._lock:
-            self.reused_bytes += size
+            self.reused_bytes += size if published is None else published
         self._context.observer.reused(files, size, source)
 
 

@@ -4,12 +4,14 @@
 things lie and how they become visible, `manifest` says what was published, and `sink` is what the engine talks to.
 """
 
+from datafetch.sink.archives import Archives
 from datafetch.sink.layout import Complete, InPlaceLayout, Layout, ManagedLayout, Published
 from datafetch.sink.lock import FencedError, TargetLock
 from datafetch.sink.sink import Sink
 from datafetch.sink.writer import FileWriter
 
 __all__ = [
+    "Archives",
     "Complete",
     "FencedError",
     "FileWriter",

@@ -120,6 +120,10 @@ class Archives:
         """Create the file of a member and return its descriptor."""
         return self._sink.tree.create(member.path)
 
+    def full(self, member: PlannedFile) -> str:
+        """Return where a member is staged, for messages."""
+        return self._sink.tree.full(member.path)
+
     def read(self, path: str) -> int:
         """Open a member that is whole by its path, for another one that is the same file."""
         return self._sink.tree.open_file(path, writable=False)
