@@ -12,6 +12,8 @@ from datafetch.errors import InvalidConfigError
 from datafetch.redaction import hide, redacted, remember, remember_parts
 from datafetch_api.printable import single_line
 
+CA_KEY = "ca.crt"
+"""The Secret's key of certificates to trust."""
 _SHORTEST_SECRET = 4
 """Shorter values would blot out ordinary words."""
 _LARGEST_FILE = 1 << 20
@@ -79,6 +81,18 @@ class CredentialFiles:
             if self._seen[path] is not None:
                 return path
         return None
+
+    def authorities(self, ca_bundle_file: str | None) -> str | None:
+        """Return the file of certificates that the source trusts: the one that the item names, else the Secret's."""
+        if ca_bundle_file is None:
+            return self.path(CA_KEY)
+        if not os.path.isfile(ca_bundle_file):
+            raise InvalidConfigError(f"ca_bundle_file: no such file {ca_bundle_file!r}", source=self._source)
+        return ca_bundle_file
+
+    def watch(self, path: str) -> None:
+        """Take a file that somebody else reads for one of these: when it changes, they have."""
+        self._seen[path] = _version(path)
 
     def has_changed(self) -> bool:
         """Return whether a file is another one than when it was read; then reading starts afresh."""

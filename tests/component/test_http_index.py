@@ -1,6 +1,7 @@
 """An index of files at URLs: what it lists, what it pins, whom it may name, and what one of 10,000 files costs."""
 
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from component.commands import datafetch, tree
 from component.places import STALL_TIMEOUT, by_path, read
+from datafetch import transfer
 from datafetch.engine import FetchOutcome, run_fetch
 from datafetch.errors import (
     CredentialsRejectedError,
@@ -173,13 +175,28 @@ def test_an_index_that_is_rewritten_during_a_fetch_brings_the_new_file(web: Stat
     url = serve(web, {"a.bin": DATA}, index)
     with opened(url) as source:
         (entry,) = source.list()
-        with pytest.raises(IntegrityMismatchError):
+        assert source.look_up(entry) == entry
+        web.put("/dir/a.bin", DATA + b"more")
+        with pytest.raises(IntegrityMismatchError, match="whoever keeps the index has to write it anew"):
             source.look_up(entry)
         serve(web, {"a.bin": b"new"}, lines({"url": "a.bin", "size": 3, "sha256": digest(b"new")}))
         assert read(source, source.look_up(entry)) == b"new"
         serve(web, {}, b"# empty\n")
         with pytest.raises(SourceNotFoundError, match="does not list it any more"):
             source.look_up(entry)
+
+
+def test_servers_behind_one_name_may_have_etags_of_their_own(
+    web: StaticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "PART_BYTES", 500_000)
+    data = os.urandom(2_000_000)
+    url = serve(web, {"a.bin": data}, lines({"url": "a.bin", "size": len(data), "sha256": digest(data)}))
+    numbers = itertools.count()
+    web.faults.add(Fault(), when=lambda _: not web.put("/dir/a.bin", data, etag=f'"{next(numbers)}"'), times=None)
+    fetch(url, tmp_path / "root")
+    assert tree(tmp_path / "root") == {"a.bin": data}
+    assert web.traffic.select(status=412)
 
 
 def test_names_are_relative_to_where_the_index_was_found_in_the_end(web: StaticServer) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import tempfile
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -24,6 +24,7 @@ from datafetch.errors import (
     DataFetchError,
     IntegrityMismatchError,
     InvalidConfigError,
+    SourceChangedError,
     SourceNotFoundError,
 )
 from datafetch.globs import Globs
@@ -49,6 +50,7 @@ _LOOKS = 16
 _LARGE_BYTES = 32 << 20
 """A file of an index that is larger is looked at though its size is known: a server that takes no ranges would send it
 from its start for each of them."""
+_MOST_ETAGS = 1024
 _MOST_INDEX_BYTES = 1 << 30
 _INDEX_IN_MEMORY_BYTES = 8 << 20
 
@@ -97,6 +99,7 @@ class HttpSource:
         self._globs = Globs(item.include, item.exclude)
         self._wanted = _wanted_files(item.items)
         self._index: _Index | None = None
+        self._etags = _ETags()
         try:
             self._urls = {key: _encoded(file.url) for key, file in self._wanted.items()}
             """Of an index only those that hold more than their keys."""
@@ -112,7 +115,7 @@ class HttpSource:
         self._transport = Transport(
             stall_timeout=stall_timeout,
             secrets=self._secrets,
-            ca_file=item.ca_bundle_file or self._files.path("ca.crt"),
+            ca_file=self._files.authorities(item.ca_bundle_file),
         )
 
     @property
@@ -153,16 +156,27 @@ class HttpSource:
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the file, once more with new credentials where the files were rotated meanwhile."""
         ask = partial(open_range, self, entry, byte_range)
-        return with_renewal(ask, self._refresh, source=self.name, key=entry.key)
+        try:
+            body = with_renewal(ask, self._refresh, source=self.name, key=entry.key)
+        except SourceChangedError:
+            self._etags.give_up(entry.key, entry.identity)
+            raise
+        if _is_pinned_by_content(entry):
+            self._etags.keep(entry.key, entry.identity, body.headers)
+        return body
 
     def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
         """Return the GET of a range of the file."""
-        condition, pin = _conditions(entry)
+        identity = entry.identity
+        if _is_pinned_by_content(entry):
+            # Bytes of two versions would only be noticed at the end: the ETag seen first holds the ranges together.
+            identity = self._etags.get(entry.key, entry.identity)
+        condition, pin = _conditions(entry.size, identity)
         return self._request(entry.key, condition), pin
 
     def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:
         """Return what the config or the index says, else the digest in the answer's head or that of the look-up."""
-        if entry.identity.startswith("sha256:"):
+        if _is_pinned_by_content(entry):
             return entry.checksum
         return digest_of(headers) or entry.checksum
 
@@ -173,7 +187,7 @@ class HttpSource:
             return self._look_at(_Wanted(entry.key, entry.path, sha256=file.sha256 if file else None))
         for wanted in self._listed_by_index(self._item.index):
             if wanted.key == entry.key and wanted.target == entry.path:
-                return self._look_at_again(wanted, entry)
+                return self._look_at(wanted)
         raise SourceNotFoundError(f"{redact_uri(self._index_url)} does not list it any more; run again", key=entry.key)
 
     def close(self) -> None:
@@ -292,6 +306,7 @@ class HttpSource:
         if wanted.sha256 is None:
             return Entry(wanted.key, path, size, _identity(answer), digest_of(headers), modified_at(headers))
         identity = f"sha256:{wanted.sha256}"
+        self._etags.keep(wanted.key, identity, headers)
         return Entry(wanted.key, path, size, identity, _sha256(wanted.sha256), modified_at(headers))
 
     def _name_of(self, wanted: _Wanted, headers: Mapping[str, str]) -> str:
@@ -300,18 +315,6 @@ class HttpSource:
         if not name:
             raise InvalidConfigError(f"{wanted.key!r} names no file; set target_path to the file's path")
         return name
-
-    def _look_at_again(self, wanted: _Wanted, entry: Entry) -> Entry:
-        known = wanted.entry()
-        if known is None:
-            return self._look_at(wanted)
-        if (known.size, known.identity) == (entry.size, entry.identity):
-            raise IntegrityMismatchError(
-                f"the server has another file than the index {redact_uri(self._index_url)} says; whoever keeps the "
-                "index has to write it anew",
-                key=entry.key,
-            )
-        return known
 
     def _nothing_matched(self) -> SourceNotFoundError:
         where = redact_uri(self._index_url) if self._item.index else "the list of URLs"
@@ -474,11 +477,42 @@ def _identity(answer: Answer) -> str:
     return f"last-modified:{modified}" if modified else ""
 
 
-def _conditions(entry: Entry) -> tuple[dict[str, str], Pin]:
+def _is_pinned_by_content(entry: Entry) -> bool:
+    return entry.identity.startswith("sha256:")
+
+
+def _conditions(size: int | None, identity: str) -> tuple[dict[str, str], Pin]:
     """Return the precondition that holds a request to the listed content, and what its answer must say."""
-    kind, _, value = entry.identity.partition(":")
+    kind, _, value = identity.partition(":")
     if kind == "etag":
-        return {"If-Match": value}, Pin(entry.size, {"etag": value})
+        return {"If-Match": value}, Pin(size, {"etag": value})
     if kind == "last-modified":
-        return {"If-Unmodified-Since": value}, Pin(entry.size, {"last-modified": value})
-    return {}, Pin(entry.size)
+        return {"If-Unmodified-Since": value}, Pin(size, {"last-modified": value})
+    return {}, Pin(size)
+
+
+class _ETags:
+    """The strong ETags under which files were first seen that are pinned by their SHA-256, the latest. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._etags: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def get(self, key: str, identity: str) -> str:
+        """Return a file's, as an identity; empty where there is none."""
+        return self._etags.get((key, identity), "")
+
+    def keep(self, key: str, identity: str, headers: Mapping[str, str]) -> None:
+        """Remember what an answer says, where nothing is known yet."""
+        etag = headers.get("etag", "")
+        if not etag.startswith('"'):
+            return
+        with self._lock:
+            self._etags.setdefault((key, identity), f"etag:{etag}")
+            if len(self._etags) > _MOST_ETAGS:
+                self._etags.popitem(last=False)
+
+    def give_up(self, key: str, identity: str) -> None:
+        """Ask for a file without its ETag from now on: the servers behind one name may each have their own."""
+        with self._lock:
+            self._etags[key, identity] = ""

@@ -76,7 +76,7 @@ class HuggingFaceSource:
         self._hub = self._api.endpoint.rstrip("/")
         self._page = f"{self._hub}/{_DIRECTORIES[item.repo_type]}{item.repo_id}"
         self._timeout = stall_timeout
-        ca_file = item.ca_bundle_file or self._files.path("ca.crt")
+        ca_file = self._files.authorities(item.ca_bundle_file)
         self._transport = Transport(
             stall_timeout=stall_timeout, secrets=self._secrets, ca_file=ca_file, classify=self._classify
         )
