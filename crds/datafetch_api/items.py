@@ -47,6 +47,8 @@ class Selection(ConfigModel):
         for name in ("version_id", "generation", "snapshot"):
             if getattr(self, name) is not None and self.effective_match != "object":
                 raise ValueError(f"{name} is of one object: path has to be its whole key, without globs")
+        if self.version_id is not None and self.snapshot is not None:
+            raise ValueError("give either version_id or snapshot, not both")
         return self
 
     @property
@@ -114,6 +116,12 @@ class ContainerItems(ConfigModel):
     items: Annotated[tuple[Selection, ...], Field(min_length=1)]
 
 
+def _refuse_versions(groups: tuple[BucketItems | ContainerItems, ...], provider: str, *names: str) -> None:
+    for name in names:
+        if any(getattr(selection, name) is not None for group in groups for selection in group.items):
+            raise ValueError(f"{name} means nothing to {provider}; take it out")
+
+
 class S3Item(Item):
     """Objects on S3 or a compatible server. Without keys, the SDK's own credential chain is used."""
 
@@ -138,6 +146,9 @@ class S3Item(Item):
             raise ValueError("give endpoint_url or endpoint_url_file, not both")
         if bool(self.access_key_id_file) != bool(self.secret_key_file):
             raise ValueError("access_key_id_file and secret_key_file belong together; give both or neither")
+        if self.profile and self.access_key_id_file:
+            raise ValueError("give profile or access_key_id_file, not both")
+        _refuse_versions(self.items, "s3", "generation", "snapshot")
         return self
 
 
@@ -159,6 +170,7 @@ class GCSItem(Item):
     def _consistent(self) -> "GCSItem":
         if self.application_credentials_path and self.application_credentials_file:
             raise ValueError("give application_credentials_path or application_credentials_file, not both")
+        _refuse_versions(self.items, "gcs", "version_id", "snapshot")
         return self
 
 
@@ -173,6 +185,11 @@ class AzureBlobItem(Item):
     account_key_file: Text | None = None
     sas_token_file: Text | None = None
     anonymous: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AzureBlobItem":
+        _refuse_versions(self.items, "azure-blob", "generation")
+        return self
 
 
 class RepositoryItem(Item):

@@ -1,26 +1,24 @@
 """S3 and compatible servers: botocore finds credentials, endpoint and objects; the bytes go over `transport`.
 
-Each range is a GET pinned by If-Match. Signing is `sigv4`'s business, reading what S3 answers `s3_answers`', selections
-are `selection`'s.
+Each range is a GET pinned by If-Match, and by the version where one is asked for. Whose keys is `s3_credentials`'
+business, signing `sigv4`'s, reading what S3 answers `s3_answers`' and `s3_refusals`', selections are `selection`'s.
 """
 
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import botocore.handlers
-import botocore.session
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.credentials import CredentialResolver, ReadOnlyCredentials
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -46,42 +44,29 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
 from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import while_throttled, with_renewal
-from datafetch.sources.s3_answers import entry_of, parse_page, promised_checksum
-from datafetch.sources.selection import present_state, select_in_buckets
-from datafetch.sources.sigv4 import Signer
-from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
-from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
-from datafetch.transport.refusals import retry_after
-from datafetch_api.config import S3Item
+from datafetch.sources.s3_answers import archive_state, entry_of, parse_page, promised_checksum, version_and_etag
+from datafetch.sources.s3_credentials import open_session
+from datafetch.sources.s3_refusals import archived as is_archived
+from datafetch.sources.s3_refusals import classify_s3, classify_sts
+from datafetch.sources.selection import object_key, present_state, select_in_buckets
+from datafetch.sources.sigv4 import Headers, Signer
+from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport
+from datafetch.transport.authorities import Authorities
+from datafetch.transport.pool import CONNECT_SECONDS
+from datafetch_api.config import S3Item, Selection
 
 _DEFAULT_REGION = "us-east-1"
 _TRIES = 5
 _CHECKSUM_MODE = (("x-amz-checksum-mode", "ENABLED"),)
 """Asks for the checksum of an object in its answer's head."""
+_PAYER = "requester"
 _LARGE_BYTES = 8 << 20
 """From here on, what a request for the checksum costs is nothing beside the object."""
 _MOST_PROMISES = 1024
-_ACCESS_KEYS = ("AWS_ACCESS_KEY_ID", "access_key_id")
-_SECRET_KEYS = ("AWS_SECRET_ACCESS_KEY", "secret_key", "secret_access_key")
-_SESSION_TOKENS = ("AWS_SESSION_TOKEN", "session_token")
-_RECHECK_SECONDS = 5.0
-"""How often credential files are looked at for a change."""
-
-_REJECTED = frozenset(
-    {
-        "AccessDenied", "AllAccessDisabled", "AccountProblem", "ExpiredToken", "ExpiredTokenException",
-        "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity", "InvalidToken", "NotSignedUp",
-        "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "UnauthorizedAccess",
-        "XAdminUserNotFound",  # versitygw's answer to an unknown access key, with status 404
-    }
-)  # fmt: skip
-_THROTTLED = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"})
-_WRONG_REGION = frozenset(
-    {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-)
 _NEXT_TOKEN = "NextContinuationToken"  # noqa: S105 - a place in a listing
 _LISTED = "DataFetchEntries"
-"""Under this name our reading of a listing's page stands in botocore's."""
+_ARCHIVED = "DataFetchArchived"
+"""Under these names our reading of a listing's page stands in botocore's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,27 +100,32 @@ class S3Source:
         self._item = item
         self._secrets = Secrets()
         files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
-        self._session = botocore.session.get_session()
-        keys = None if item.anonymous else _FileCredentials(item, files)
-        self._file_credentials = keys if keys is not None and keys.exist else None
-        if self._file_credentials is not None:
-            resolver = CredentialResolver([_FileProvider(self._file_credentials)])
-            self._session.register_component("credential_provider", resolver)
         endpoint = item.endpoint_url or files.value(
             "endpoint_url_file", item.endpoint_url_file, "endpoint", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL",
             secret=False,
         )  # fmt: skip
         region = item.region or files.value("region", None, "region", "AWS_REGION", "AWS_DEFAULT_REGION", secret=False)
-        ca_file = files.path("ca.crt")
         try:
-            self._client = self._make_client(endpoint, region, ca_file, stall_timeout)
+            self._session, self._file_keys = open_session(item, files)
+            self._authorities = Authorities(
+                files.authorities(item.ca_bundle_file) or self._session.get_config_variable("ca_bundle")
+            )
+            self._client = self._make_client(endpoint, region, stall_timeout)
         except (BotoCoreError, ValueError) as error:
             raise self._from_sdk(error, "the settings cannot work").at(item.name) from None
+        except DataFetchError as error:
+            raise error.at(item.name) from None
         # Where a bucket is, botocore knows once it has signed a request for it, redirects to its region included.
         self._client.meta.events.register_last("before-sign.s3", self._remember_place)
         self._read_pages()
         self._places: dict[str, _Place] = {}
         self._promises = _Promises()
+        self._payer = {"RequestPayer": _PAYER} if item.requester_pays else {}
+        self._paying: Headers = (("x-amz-request-payer", _PAYER),) if item.requester_pays else ()
+        self._tells_restored = False
+        """Whether listings are asked what has been restored: from the first archived object on."""
+        self._readable_archives: set[str] = set()
+        """Buckets whose server reads objects of an archive's class like others."""
         self._credentials: Any = None
         self._known_keys: ReadOnlyCredentials | None = None
         self._lock = threading.Lock()
@@ -143,9 +133,9 @@ class S3Source:
         self._transport = Transport(
             stall_timeout=stall_timeout,
             secrets=self._secrets,
-            ca_file=ca_file,
+            ca_file=self._authorities.ca_file,
             stored_encodings=True,
-            classify=_classify,
+            classify=classify_s3,
         )
 
     @property
@@ -182,7 +172,12 @@ class S3Source:
             if not self._item.anonymous:
                 # Known from here on as secrets, also those that botocore found: an answer may repeat them.
                 self._freeze_keys(f"bucket {self._item.items[0].bucket!r}")
-            yield from select_in_buckets(groups, "bucket", self._find, self._scan)
+            archived: dict[str, str] = {}
+            scan = partial(self._scan, archived)
+            for entry in select_in_buckets(groups, "bucket", self._find, scan, self._find_version):
+                if entry.key in archived:
+                    self._require_readable(entry, archived[entry.key])
+                yield entry
         except DataFetchError as error:
             raise error.at(self.name) from None
 
@@ -202,7 +197,8 @@ class S3Source:
 
     def look_up(self, entry: Entry) -> Entry:
         """Return the object as it is now."""
-        return present_state(entry, self._find(*self._split_key(entry.key)))
+        version, _ = version_and_etag(entry.identity)
+        return present_state(entry, self._find(*self._split_key(entry.key), version))
 
     def close(self) -> None:
         """Release connections, and stop waiting to ask again."""
@@ -236,30 +232,40 @@ class S3Source:
             return None
         return promised_checksum(entry, answer.headers)
 
-    def _request(self, entry: Entry, signed: tuple[tuple[str, str], ...], method: str) -> tuple[Request, Pin]:
+    def _request(self, entry: Entry, signed: Headers, method: str) -> tuple[Request, Pin]:
         bucket, key = self._split_key(entry.key)
         place = self._places.get(bucket) or self._resolve(bucket)
-        quoted = quote_key(key)
+        version, etag = version_and_etag(entry.identity)
+        path = quote_key(key)
+        query = "" if version is None else f"versionId={quote(version, safe='')}"
+        url = f"{place.url}/{path}?{query}" if query else f"{place.url}/{path}"
+        signed += self._paying
         credentials: dict[str, str] = {}
         if not self._item.anonymous:
             keys = self._freeze_keys(entry.key)
-            credentials = place.signer.sign(keys, place.host, f"{place.path}/{quoted}", headers=signed, method=method)
+            credentials = place.signer.sign(
+                keys, place.host, f"{place.path}/{path}", query, headers=signed, method=method
+            )
         headers = dict(signed)
-        etag = entry.identity.removeprefix("etag:")
+        pinned = {} if version is None else {"x-amz-version-id": version}
         if not etag:
-            return Request(f"{place.url}/{quoted}", headers, credentials, method), Pin(entry.size)
+            return Request(url, headers, credentials, method), Pin(entry.size, pinned)
         headers["If-Match"] = etag
-        return Request(f"{place.url}/{quoted}", headers, credentials, method), Pin(entry.size, {"etag": etag})
+        return Request(url, headers, credentials, method), Pin(entry.size, {"etag": etag, **pinned})
 
     def _renew(self) -> bool:
-        return self._file_credentials is not None and self._file_credentials.refresh()
+        return self._file_keys is not None and self._file_keys.refresh()
 
     def _freeze_keys(self, what: str) -> ReadOnlyCredentials:
         """Return the keys of this moment."""
         try:
             keys: ReadOnlyCredentials = (self._credentials or self._load_credentials()).get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             raise self._from_sdk(error, what) from None
+        except OSError as error:
+            raise CredentialsRejectedError(
+                f"{what}: cannot read {error.filename!r}, which is to hold the token: {error.strerror}"
+            ) from None
         if keys is not self._known_keys:
             self._known_keys = keys
             self._secrets.add(keys.secret_key)
@@ -275,26 +281,49 @@ class S3Source:
                 raise NoCredentialsError
             return self._credentials
 
-    def _find(self, bucket: str, key: str) -> Entry | None:
-        return while_throttled(partial(self._find_once, bucket, key), self._closed)
+    def _find(self, bucket: str, key: str, version: str | None = None) -> Entry | None:
+        return while_throttled(partial(self._find_once, bucket, key, version), self._closed)
 
-    def _find_once(self, bucket: str, key: str) -> Entry | None:
+    def _find_version(self, bucket: str, selection: Selection) -> Entry | None:
+        return self._find(bucket, object_key(selection), selection.version_id)
+
+    def _find_once(self, bucket: str, key: str, version: str | None) -> Entry | None:
         try:
-            found = self._client.head_object(Bucket=bucket, Key=key)
-        except (BotoCoreError, ClientError) as error:
-            if not isinstance(error, ClientError):
-                raise self._from_sdk(error, f"bucket {bucket!r}") from None
-            self._explain_missing(bucket, key, error)
-            return None
-        return entry_of(key, found["ContentLength"], found["ETag"], found.get("LastModified"))
+            found = self._head(bucket, key, version)
+        except ClientError as error:
+            place = self._places.get(bucket)
+            self._explain_missing(bucket, key, version, error)
+            if place is None or self._places[bucket].region == place.region:
+                return None
+            # A HEAD's answer does not say which region it should have gone to; that of the listing did.
+            try:
+                found = self._head(bucket, key, version)
+            except ClientError as again:
+                self._explain_missing(bucket, key, version, again)
+                return None
+        entry = entry_of(key, found["ContentLength"], found["ETag"], found.get("LastModified"), version)
+        state = archive_state(found.get("StorageClass"), found.get("Restore"))
+        if state:
+            self._require_readable(replace(entry, key=f"{bucket}/{key}"), state)
+        return entry
 
-    def _explain_missing(self, bucket: str, key: str, refused: ClientError) -> None:
+    def _head(self, bucket: str, key: str, version: str | None) -> dict[str, Any]:
+        """Return what a HEAD says. Raises ClientError where it is refused."""
+        asked = {} if version is None else {"VersionId": version}
+        try:
+            found: dict[str, Any] = self._client.head_object(Bucket=bucket, Key=key, **asked, **self._payer)
+        except BotoCoreError as error:
+            raise self._from_sdk(error, f"bucket {bucket!r}") from None
+        return found
+
+    def _explain_missing(self, bucket: str, key: str, version: str | None, refused: ClientError) -> None:
         """Raise what the bucket says of a refused HEAD, unless it answers and only the object is missing.
 
         An answer to HEAD has no body, and so no code: a listing's has.
         """
+        before = self._places.get(bucket)
         try:
-            self._client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+            self._client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1, **self._payer)
         except BotoCoreError as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
         except ClientError as error:
@@ -302,28 +331,54 @@ class S3Source:
             if _status(refused) != 404 or error.response["Error"].get("Code") != "AccessDenied":
                 raise self._from_sdk(error, f"bucket {bucket!r}") from None
             return
-        if _status(refused) != 404:
+        # A version that cannot be one is answered with 400, one that marks the object's deletion with 405.
+        missing = (404,) if version is None else (404, 400, 405)
+        is_elsewhere = before is not None and self._places[bucket].region != before.region
+        if _status(refused) not in missing and not is_elsewhere:
             raise self._from_sdk(refused, f"{key!r} in bucket {bucket!r}") from None
 
-    def _scan(self, bucket: str, prefix: str) -> Iterator[Entry]:
+    def _scan(self, archived: dict[str, str], bucket: str, prefix: str) -> Iterator[Entry]:
+        """Yield what a listing has; of the page that it is at, `archived` says what cannot be read."""
         following: dict[str, str] | None = {}
         while following is not None:
             page = while_throttled(partial(self._list_page, bucket, prefix, following), self._closed)
+            archived.clear()
+            archived.update((f"{bucket}/{key}", state) for key, state in page[_ARCHIVED].items())
             yield from page[_LISTED]
             token = page.get(_NEXT_TOKEN)
             following = {"ContinuationToken": token} if token else None
 
     def _list_page(self, bucket: str, prefix: str, following: Mapping[str, str]) -> dict[str, Any]:
+        also = {"OptionalObjectAttributes": ["RestoreStatus"]} if self._tells_restored else {}
         try:
-            page: dict[str, Any] = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, **following)
+            page: dict[str, Any] = self._client.list_objects_v2(
+                Bucket=bucket, Prefix=prefix, **following, **also, **self._payer
+            )
         except (BotoCoreError, ClientError) as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
+        if page[_ARCHIVED] and not self._tells_restored:
+            self._tells_restored = True
+            return self._list_page(bucket, prefix, following)
         return page
+
+    def _require_readable(self, entry: Entry, state: str) -> None:
+        """Raise SourceNotFoundError where an object of an archive's class cannot be read, before anything is fetched.
+
+        The object itself is asked: some servers move objects to such a class and read them like others.
+        """
+        bucket, key = self._split_key(entry.key)
+        if not entry.size or bucket in self._readable_archives:
+            return
+        try:
+            with open_range(self, entry, ByteRange(0, 1)):
+                self._readable_archives.add(bucket)
+        except SourceNotFoundError:
+            raise is_archived(f"{key!r} in bucket {bucket!r}", state).at(self.name, entry.key) from None
 
     def _resolve(self, bucket: str) -> _Place:
         """Return where a bucket is that this process has not listed: signing any request for it tells."""
         try:
-            self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+            self._client.list_objects_v2(Bucket=bucket, MaxKeys=1, **self._payer)
         except (BotoCoreError, ClientError) as error:
             if bucket not in self._places:
                 raise self._from_sdk(error, f"bucket {bucket!r}") from None
@@ -363,7 +418,7 @@ class S3Source:
                 return items.bucket, key[len(items.bucket) + 1 :]
         raise SourceNotFoundError("this object is of no bucket that the source names", key=key)
 
-    def _make_client(self, endpoint: str | None, region: str | None, ca_file: str | None, stall_timeout: float) -> Any:  # noqa: ANN401 - botocore has no types
+    def _make_client(self, endpoint: str | None, region: str | None, stall_timeout: float) -> Any:  # noqa: ANN401 - botocore has no types
         region = region or self._session.get_config_variable("region") or os.environ.get("AWS_REGION")
         settings = {
             "connect_timeout": CONNECT_SECONDS,
@@ -380,7 +435,7 @@ class S3Source:
             "s3",
             region_name=region or _DEFAULT_REGION,
             endpoint_url=endpoint,
-            verify=ca_file or ca_bundle(),
+            verify=self._authorities.bundle,
             config=Config(**settings),
         )
 
@@ -388,92 +443,32 @@ class S3Source:
         """Return our error for one of botocore's. `what` says what was asked for."""
         message = self._secrets.redact(str(error))
         match error:
+            case ClientError() if error.operation_name.startswith(("AssumeRole", "GetRole")):
+                code, _, text = message.partition(": ")
+                answer = str(error.response.get("Error", {}).get("Code", ""))
+                return classify_sts(_status(error), self._secrets.redact(f"{answer}: {text.rstrip('.')}"), what)
             case ClientError():
                 detail = error.response.get("Error", {})
                 metadata = error.response.get("ResponseMetadata", {})
                 redact = self._secrets.redact
                 code, text = redact(str(detail.get("Code", ""))), redact(str(detail.get("Message", "")).rstrip("."))
-                return _classify(Refusal(_status(error), "", what, metadata.get("HTTPHeaders", {}), code, text))
+                return classify_s3(Refusal(_status(error), "", what, metadata.get("HTTPHeaders", {}), code, text))
             case NoCredentialsError():
                 return CredentialsRejectedError(
-                    f"{what}: no credentials found; name access_key_id_file and secret_key_file, or set anonymous: "
-                    "true where the bucket is public"
+                    f"{what}: no credentials found; name access_key_id_file and secret_key_file or a profile, give the "
+                    "pod's service account a role, or set anonymous: true where the bucket is public"
                 )
             case PartialCredentialsError() | CredentialRetrievalError() | TokenRetrievalError():
                 return CredentialsRejectedError(f"{what}: {message}")
             case SSLError():
                 return InvalidConfigError(
-                    f"{what}: {message}; name the server's CA in AWS_CA_BUNDLE, or as ca.crt among the credentials"
+                    f"{what}: {message}; name the server's CA in ca_bundle_file (caBundle), or as ca.crt among the "
+                    "credentials"
                 )
             case BotoConnectionError() | HTTPClientError():
                 return SourceUnavailableError(f"{what} cannot be reached: {message}")
             case _:
                 return InvalidConfigError(f"{what}: {message}")
-
-
-class _FileCredentials:
-    """Keys in files, in the shape of botocore's credentials; read again when the files change. Thread-safe."""
-
-    method = "datafetch-files"
-    account_id = None
-
-    def __init__(self, item: S3Item, files: CredentialFiles) -> None:
-        self._item = item
-        self._files = files
-        self._lock = threading.Lock()
-        self._looked = time.monotonic()
-        self._frozen = self._read()
-
-    @property
-    def exist(self) -> bool:
-        """Whether the item has keys in files at all; else the SDK's own chain is asked."""
-        return self._frozen is not None
-
-    def refresh(self) -> bool:
-        """Read the files again; return whether the keys are others now."""
-        with self._lock:
-            before = self._frozen
-            if self._files.has_changed():
-                self._frozen = self._read()
-            return self._frozen != before
-
-    def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        """Return the keys of this moment."""
-        if time.monotonic() - self._looked > _RECHECK_SECONDS:
-            self._looked = time.monotonic()
-            self.refresh()
-        if self._frozen is None:
-            raise NoCredentialsError
-        return self._frozen
-
-    def get_deferred_property(self, name: str) -> Callable[[], str | None]:
-        """Return a function that returns one of the keys, as botocore's endpoint rules ask for it."""
-        return lambda: getattr(self.get_frozen_credentials(), name)
-
-    def _read(self) -> ReadOnlyCredentials | None:
-        item, value = self._item, self._files.value
-        access_key = value("access_key_id_file", item.access_key_id_file, *_ACCESS_KEYS, secret=False)
-        secret_key = value("secret_key_file", item.secret_key_file, *_SECRET_KEYS)
-        token = value("session_token_file", item.session_token_file, *_SESSION_TOKENS)
-        if access_key is None and secret_key is None:
-            return None
-        if access_key is None or secret_key is None:
-            missing = _ACCESS_KEYS[0] if access_key is None else _SECRET_KEYS[0]
-            raise InvalidConfigError(f"credentials_dir: {missing} is missing beside the other key", source=item.name)
-        return ReadOnlyCredentials(access_key, secret_key, token)
-
-
-class _FileProvider:
-    """Gives botocore the keys in files in place of its own chain."""
-
-    METHOD = "datafetch-files"
-    CANONICAL_NAME = None
-
-    def __init__(self, credentials: _FileCredentials) -> None:
-        self._credentials = credentials
-
-    def load(self) -> _FileCredentials:
-        return self._credentials
 
 
 class _Promises:
@@ -514,6 +509,7 @@ def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str
         return
     response_dict["body"] = b"<ListBucketResult/>"
     customized_response_dict[_LISTED] = page.entries
+    customized_response_dict[_ARCHIVED] = page.archived
     customized_response_dict["IsTruncated"] = page.next_token is not None
     if page.next_token is not None:
         customized_response_dict[_NEXT_TOKEN] = page.next_token
@@ -529,26 +525,3 @@ def _refuse_directory_bucket(bucket: str) -> None:
             f"bucket {bucket!r} is a directory bucket (S3 Express One Zone), which is not supported; "
             "copy the data to a general purpose bucket"
         )
-
-
-def _classify(refusal: Refusal) -> DataFetchError:
-    """Return the error that S3's code stands for; where it has none, the status decides."""
-    code = refusal.code
-    place = f"{refusal.url} answered {refusal.answer}"
-    if code in _REJECTED or code.startswith("KMS."):
-        return CredentialsRejectedError(f"{place}; check the keys and what they may read")
-    if code == "NoSuchBucket":
-        return SourceNotFoundError(f"{place}; check the bucket's name and the endpoint")
-    if code in _WRONG_REGION or refusal.status in (301, 307):
-        region = refusal.headers.get("x-amz-bucket-region")
-        return InvalidConfigError(
-            f"{place}; set region to {region!r}" if region else f"{place}; set the bucket's region and endpoint"
-        )
-    if code in _THROTTLED:
-        wait = retry_after(refusal.headers.get("retry-after"))
-        return SourceUnavailableError(f"{place}: it asks for fewer requests", retry_after=wait, throttled=True)
-    if code == "InvalidObjectState":
-        return SourceNotFoundError(f"{place}: the object is archived; restore it first")
-    if code == "InvalidBucketName":
-        return InvalidConfigError(f"{place}; check the bucket's name")
-    return classify(refusal)

@@ -21,6 +21,8 @@ _CHECKSUMS = (
     ("x-amz-checksum-sha1", ChecksumAlgorithm.SHA1, 20),
 )
 """By what they cost. Mostly there is one."""
+_ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects have to be restored before they can be read (GLACIER_IR's can be read at once)."""
 
 
 class Page(NamedTuple):
@@ -30,6 +32,8 @@ class Page(NamedTuple):
     """Their `path` is empty."""
     next_token: str | None
     """None on the last page."""
+    archived: Mapping[str, str] = {}
+    """Of the objects that are archived and not known to be restored: what to call that, by their keys."""
 
 
 def parse_page(body: bytes) -> Page | None:
@@ -50,7 +54,9 @@ def parse_page(body: bytes) -> Page | None:
     key_tag, size_tag, etag_tag = f"{namespace}Key", f"{namespace}Size", f"{namespace}ETag"
     modified_tag = f"{namespace}LastModified"
     is_encoded = root.findtext(f"{namespace}EncodingType") == "url"
-    entries = []
+    # Only then is any object asked for its class: most listings are long, and have none.
+    has_archived = b"GLACIER" in body or b"DEEP_ARCHIVE" in body
+    entries, archived = [], {}
     for found in root.findall(f"{namespace}Contents"):
         key, size = found.findtext(key_tag), found.findtext(size_tag, "")
         if not key or not size.isdecimal():
@@ -59,18 +65,60 @@ def parse_page(body: bytes) -> Page | None:
             key = unquote_plus(key)
         modified = _instant(found.findtext(modified_tag, ""))
         entries.append(entry_of(key, int(size), found.findtext(etag_tag, ""), modified))
+        if has_archived and (state := _archive_state(found, namespace)):
+            archived[key] = state
     if root.findtext(f"{namespace}IsTruncated") != "true":
-        return Page(entries, None)
+        return Page(entries, None, archived)
     token = root.findtext(f"{namespace}NextContinuationToken")
     # Without it nobody could ask for the rest, and half a listing must not look like a whole one.
-    return Page(entries, token) if token else None
+    return Page(entries, token, archived) if token else None
 
 
-def entry_of(key: str, size: int, etag: str, modified: datetime | None = None) -> Entry:
-    """Return the entry of an object. The ETag of one that was uploaded in one part is its MD5."""
+def _archive_state(found: ET.Element, namespace: str) -> str:
+    """Return what an object's place in an archive is called; empty where it can be read.
+
+    What has been restored is said only where it was asked for
+    (https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreStatus.html).
+    """
+    status = found.find(f"{namespace}RestoreStatus")
+    if status is None:
+        return archive_state(found.findtext(f"{namespace}StorageClass"), None)
+    ongoing = status.findtext(f"{namespace}IsRestoreInProgress") == "true"
+    return archive_state(
+        found.findtext(f"{namespace}StorageClass"), f'ongoing-request="{"true" if ongoing else "false"}"'
+    )
+
+
+def archive_state(storage_class: str | None, restore: str | None) -> str:
+    """Return the same by an object's head: its `x-amz-storage-class` and `x-amz-restore`."""
+    if storage_class not in _ARCHIVED or 'ongoing-request="false"' in (restore or ""):
+        return ""
+    return (
+        f"{storage_class}, its restore is under way" if 'ongoing-request="true"' in (restore or "") else storage_class
+    )
+
+
+_VERSION = re.compile(r"version:([^ ]+) etag:(.*)", re.DOTALL)
+
+
+def entry_of(key: str, size: int, etag: str, modified: datetime | None = None, version: str | None = None) -> Entry:
+    """Return the entry of an object. The ETag of one that was uploaded in one part is its MD5.
+
+    `version` is the version that was asked for: the newest has none in its identity.
+    """
     md5 = _MD5.fullmatch(etag)
     checksum = Checksum(ChecksumAlgorithm.MD5, md5[1]) if md5 else None
-    return Entry(key, "", size, f"etag:{etag}" if etag.strip('"') else "", checksum, modified)
+    identity = f"etag:{etag}" if etag.strip('"') else ""
+    if version is not None:
+        identity = f"version:{version} etag:{etag}"
+    return Entry(key, "", size, identity, checksum, modified)
+
+
+def version_and_etag(identity: str) -> tuple[str | None, str]:
+    """Return the version that an entry's identity pins, and its ETag; empty where it has none."""
+    if identity.startswith("version:") and (found := _VERSION.fullmatch(identity)):
+        return found[1], found[2]
+    return None, identity.removeprefix("etag:")
 
 
 def _instant(text: str) -> datetime | None:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from datafetch.errors import SourceNotFoundError
+from datafetch.errors import InvalidConfigError, SourceNotFoundError
 from datafetch.globs import Globs, common_prefix, is_literal
 from datafetch.sources import Entry
 from datafetch_api.config import Selection
 
 Find = Callable[[str], Entry | None]
 """Returns the object of exactly that key, its `path` left empty, or None."""
+FindVersion = Callable[[Selection], Entry | None]
+"""Returns the version, generation or snapshot that a selection names of its object, or None."""
 Scan = Callable[[str], Iterable[Entry]]
 """Yields every object whose key begins with a prefix, their `path` left empty."""
 
@@ -31,22 +33,25 @@ class _Task:
 
 
 def select(
-    selections: Sequence[Selection], where: str, find: Find, scan: Scan, key_prefix: str = ""
+    selections: Sequence[Selection],
+    where: str,
+    find: Find,
+    scan: Scan,
+    key_prefix: str = "",
+    find_version: FindVersion | None = None,
 ) -> Iterator[Entry]:
     """Yield the objects that the selections take, with the path where each belongs.
 
     `where` names the bucket in messages (`bucket 'data'`); `key_prefix` comes before each key, for a source of several
     buckets. Raises SourceNotFoundError where a selection takes nothing.
     """
-    yielded: set[tuple[str, str]] = set()
+    yielded: dict[tuple[str, str], str] = {}
     tasks = []
     for selection in selections:
-        found = _find_object(selection, where, find)
+        found = _find_object(selection, where, find, find_version)
         if found is None:
             tasks.append(_task(selection))
-            continue
-        if (found.key, found.path) not in yielded:
-            yielded.add((found.key, found.path))
+        elif _is_new(found, yielded):
             yield _placed(found, key_prefix, found.path)
     matched: set[int] = set()
     for prefix in _roots(task.scanned for task in tasks):
@@ -65,6 +70,7 @@ def select_in_buckets(
     noun: str,
     find: Callable[[str, str], Entry | None],
     scan: Callable[[str, str], Iterable[Entry]],
+    find_version: Callable[[str, Selection], Entry | None],
 ) -> Iterator[Entry]:
     """Yield what the selections of several buckets take, `BUCKET/KEY` as the key of each.
 
@@ -75,7 +81,12 @@ def select_in_buckets(
         selections.setdefault(bucket, []).extend(items)
     for bucket, items in selections.items():
         yield from select(
-            items, f"{noun} {bucket!r}", partial(find, bucket), partial(scan, bucket), key_prefix=f"{bucket}/"
+            items,
+            f"{noun} {bucket!r}",
+            partial(find, bucket),
+            partial(scan, bucket),
+            key_prefix=f"{bucket}/",
+            find_version=partial(find_version, bucket),
         )
 
 
@@ -110,14 +121,38 @@ def _placed(entry: Entry, key_prefix: str, path: str) -> Entry:
     return Entry(key_prefix + entry.key, path, entry.size, entry.identity, entry.checksum, entry.modified)
 
 
-def _find_object(selection: Selection, where: str, find: Find) -> Entry | None:
+def _is_new(found: Entry, yielded: dict[tuple[str, str], str]) -> bool:
+    """Note where an object lands, and return whether it is the first time. Raises for two versions in one place."""
+    known = yielded.get((found.key, found.path))
+    if known is not None and known != found.identity:
+        raise InvalidConfigError(
+            f"two versions of {found.key!r} would land at {found.path!r}; give each a target_path of its own",
+            key=found.key,
+        )
+    yielded[found.key, found.path] = found.identity
+    return known is None
+
+
+def object_key(selection: Selection) -> str:
+    """Return the key of the one object that a selection may name."""
+    return selection.path.removeprefix("./")
+
+
+def _find_object(selection: Selection, where: str, find: Find, find_version: FindVersion | None) -> Entry | None:
     match = selection.effective_match
     if match == "prefix" or selection.path == ".":
         return None
-    key = selection.path.removeprefix("./")
-    entry = find(key)
+    key = object_key(selection)
+    version = selection.version_id or selection.generation or selection.snapshot
+    entry = find(key) if version is None or find_version is None else find_version(selection)
     if entry is not None:
         return replace(entry, path=landing(selection, key))
+    if version is not None:
+        raise SourceNotFoundError(
+            f"{where} has no object {key!r} of version {str(version)!r}; check both, or leave the version out to take "
+            "the newest",
+            key=key,
+        )
     if match == "object":
         raise SourceNotFoundError(
             f"{where} has no object {key!r}; check the path, or end it with '/' where it is a prefix", key=key

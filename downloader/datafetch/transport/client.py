@@ -74,8 +74,8 @@ class Answer:
 class Transport:
     """The data plane of one source. Thread-safe.
 
-    `stall_timeout` is the seconds that a connection may stay silent, `ca_file` the certificates to trust in place of
-    the system's. `stored_encodings` is true where the server hands out what is stored, whatever Content-Encoding it
+    `stall_timeout` is the seconds that a connection may stay silent, `ca_file` the certificates to trust beside the
+    public ones. `stored_encodings` is true where the server hands out what is stored, whatever Content-Encoding it
     names, as object stores do.
     """
 
@@ -304,7 +304,7 @@ class Transport:
         if isinstance(error, ssl.SSLCertVerificationError):
             raise InvalidConfigError(
                 f"{place} has a certificate that is not trusted ({error.verify_message}); "
-                "name its CA in SSL_CERT_FILE, or as ca.crt among the credentials"
+                "name its CA in ca_bundle_file (caBundle), or as ca.crt among the credentials"
             ) from None
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceUnavailableError(f"{place} cannot be read: {self._secrets.redact(str(reason))}") from None

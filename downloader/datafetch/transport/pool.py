@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from datafetch.errors import InvalidConfigError
 from datafetch.transport.addresses import may_redirect, reach
+from datafetch.transport.authorities import ca_bundle
 from datafetch.transport.connection import Connection, render_head
 from datafetch.transport.tls import TlsLayer
 from datafetch_api.uris import redact_uri
@@ -26,7 +27,6 @@ _MOST_IDLE = 256
 _IDLE_SECONDS = 30.0
 """An older idle connection is not used: a gateway on the way may have dropped it without a word, which only shows as a
 stall."""
-_CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class ProxyRefusedError(Exception):
@@ -228,28 +228,27 @@ def _check_redirect(sender: str | None, goal: str) -> None:
         raise ForbiddenRedirectError(reach(goal).value)
 
 
-def ca_bundle(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the CA certificates that the environment names; each SDK knows only some of these variables."""
-    return next((environment[name] for name in _CA_VARIABLES if environment.get(name)), None)
-
-
 def tls_context(ca_file: str | None, environment: Mapping[str, str]) -> ssl.SSLContext:
-    """Return the TLS settings: the given CA file, else the environment's, else the system's, else certifi's.
+    """Return the TLS settings: the environment's authorities, else the system's, else certifi's; and the CA file's.
 
-    Raises InvalidConfigError where the CA file cannot be read.
+    Raises InvalidConfigError where a CA file cannot be read.
     """
-    named = ca_file or ca_bundle(environment)
+    named = ca_bundle(environment)
     if named is None and not environment.get("SSL_CERT_DIR"):
         named = _bundled_ca_file()
+    trusted = named
     try:
         directory = named is not None and os.path.isdir(named)
         context = ssl.create_default_context(
             cafile=None if directory else named,
             capath=named if directory else None,
         )
+        if ca_file is not None:
+            trusted = ca_file
+            context.load_verify_locations(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or "it holds no certificates in PEM"
-        raise InvalidConfigError(f"cannot use the CA certificates in {named!r}: {reason}") from None
+        raise InvalidConfigError(f"cannot use the CA certificates in {trusted!r}: {reason}") from None
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -322,6 +321,5 @@ __all__ = [
     "Pool",
     "Proxy",
     "ProxyRefusedError",
-    "ca_bundle",
     "proxy_for",
 ]
