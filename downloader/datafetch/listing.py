@@ -12,6 +12,7 @@ from datafetch.errors import InterruptedByRequestError
 from datafetch.ledger import Ledger
 from datafetch.plan import Plan
 from datafetch.sources import Source, open_source
+from datafetch.unpacking import archives_of
 from datafetch_api.config import DownloadConfig
 from datafetch_api.report import SourceSummary, Stage
 
@@ -42,7 +43,8 @@ def list_sources(
     the like.
     """
     observer.stage(Stage.LISTING)
-    plan = Plan(ledger or scratch_ledger(), [item.name for item in config.download_items], fold)
+    names = [item.name for item in config.download_items]
+    plan = Plan(ledger or scratch_ledger(), names, fold, archives_of(config.download_items))
     with ExitStack() as stack:
         sources: list[Source] = []
         for item in config.download_items:

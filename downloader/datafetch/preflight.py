@@ -13,15 +13,15 @@ from enum import StrEnum
 
 from datafetch.engine import FetchObserver, Opener
 from datafetch.errors import InsufficientSpaceError, TargetNotWritableError, TargetOccupiedError
-from datafetch.ledger import Ledger
+from datafetch.ledger import Ledger, kind_of
 from datafetch.listing import list_sources, scratch_ledger
 from datafetch.marker import MANIFESTS, REVISIONS, STATE_DIRECTORY, linked_revision
 from datafetch.plan import Plan, check_space, fold_case, present_bytes
-from datafetch.records import ManifestFile, PlannedFile
+from datafetch.records import ArchiveState, Kind, ManifestFile, PlannedFile
 from datafetch.sink.directory import Directory
 from datafetch.sink.journal import recover
-from datafetch.sink.layout import SHARDS, is_as_published, manifest_name
-from datafetch.sink.manifest import DamagedManifestError, read_header, read_manifest
+from datafetch.sink.layout import SHARDS, is_as_published, load_manifest, manifest_name
+from datafetch.sink.manifest import read_header, read_manifest
 from datafetch.sources import open_source
 from datafetch_api.config import DownloadConfig, Managed
 from datafetch_api.report import SourceSummary
@@ -97,7 +97,9 @@ class Preflight:
         for file in self.plan:
             yield self._target.compare(file)
         for gone in self._target.ledger.published_but_not_planned():
-            yield FilePlan(gone.path, gone.size, Fate.REMOVE)
+            # What a new archive holds is known only once it is here.
+            if gone.archive is None or not self._target.ledger.is_planned(gone.archive):
+                yield FilePlan(gone.path, gone.size, Fate.REMOVE)
 
 
 def look_ahead(
@@ -141,6 +143,8 @@ class _Target:
 
     def compare(self, file: PlannedFile) -> FilePlan:
         """Return what becomes of a planned file."""
+        if kind_of(file) is Kind.ARCHIVE and (found := self._compare_unpacked(file)) is not None:
+            return found
         published = self.ledger.published(file.path)
         if published is not None and published.is_of(file) and self._is_as_published(published):
             return FilePlan(file.path, published.size, Fate.UNCHANGED, published.size)
@@ -150,6 +154,18 @@ class _Target:
         if staged is not None and staged.is_of(file):
             return FilePlan(file.path, file.size, Fate.PARTLY, present_bytes(staged))
         return FilePlan(file.path, file.size, Fate.NEW if published is None else Fate.CHANGED)
+
+    def _compare_unpacked(self, file: PlannedFile) -> FilePlan | None:
+        """Return what becomes of an archive that was unpacked before; None where it was not."""
+        unpacked = self.ledger.archive(ArchiveState.PUBLISHED, file.path)
+        if unpacked is not None and unpacked.is_of(file):
+            if all(map(self._is_as_published, self.ledger.published_members(file.path))):
+                return FilePlan(file.path, unpacked.size, Fate.UNCHANGED, unpacked.size)
+            return FilePlan(file.path, file.size, Fate.CHANGED)
+        staged = self.ledger.archive(ArchiveState.STAGED, file.path)
+        if staged is not None and staged.is_of(file):
+            return FilePlan(file.path, staged.size, Fate.PARTLY, staged.size)
+        return None if unpacked is None else FilePlan(file.path, file.size, Fate.CHANGED)
 
     def _is_as_published(self, file: ManifestFile) -> bool:
         return self.published is not None and is_as_published(self.published, file.path, file)
@@ -238,10 +254,7 @@ def _load_manifest(state: Directory, name: str, ledger: Ledger) -> None:
     with read_manifest(state, f"{MANIFESTS}/{name}") as manifest:
         if manifest is None:
             return
-        try:
-            ledger.load_published(manifest[1])
-        except DamagedManifestError:
-            ledger.forget_published()
+        load_manifest(state, f"{MANIFESTS}/{name}", ledger, manifest[1])
 
 
 def _nearest(path: str) -> str:
