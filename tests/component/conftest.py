@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from component.places import AzurePlace, GCSPlace, HttpPlace, HubPlace, Place, S3Place
+from component.places import AzurePlace, GCSPlace, HttpPlace, HubPlace, IndexPlace, Place, S3Place
 from servers.emulators import AzureServer, GcsServer, S3Server, azurite, fake_gcs_server, versitygw
 from servers.http import StaticServer
 from servers.hub import Hub
@@ -93,8 +93,13 @@ def http(only_loopback: None, tmp_path: Path, web: StaticServer) -> HttpPlace:
 
 
 @pytest.fixture
+def index(only_loopback: None, tmp_path: Path, web: StaticServer) -> IndexPlace:
+    return IndexPlace(tmp_path, f"site-{next(_numbers)}", web)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest) -> Place:
-    """The place that the test's parameter names: s3, gcs, azure, hf or http."""
+    """The place that the test's parameter names: s3, gcs, azure, hf, http or index."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Place)
     return found

@@ -50,7 +50,7 @@ FILES = {
     "ünï côdé/日本 +%41&=;,@$!'()~.txt": "naïve\n".encode(),
     "sub/hash#and?mark.txt": b"?",
 }
-EVERYWHERE = ("s3", "gcs", "azure", "hf", "http")
+EVERYWHERE = ("s3", "gcs", "azure", "hf", "http", "index")
 WITH_LISTING = ("s3", "gcs", "azure", "hf")
 MANY = 1100
 

@@ -81,6 +81,11 @@ class StaticServer(Server):
             self._files[path] = (found, manners or kept)
         return found.etag
 
+    def content_of(self, path: str) -> bytes:
+        """Return what is served at `path`."""
+        with self._lock:
+            return bytes(self._files[path][0].data)
+
     def remove(self, path: str) -> None:
         """Answer 404 for `path` from the next request on."""
         with self._lock:
