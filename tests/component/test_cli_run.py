@@ -16,7 +16,6 @@ import pytest
 
 import datafetch as package
 from component.commands import datafetch, environment, tree
-from datafetch.progress import ProgressTracker
 from datafetch_api.report import Stage, parse_result
 from servers.http import StaticServer
 from servers.hub import Hub
@@ -181,18 +180,17 @@ def test_what_is_there_already_stays(server: StaticServer, tmp_path: Path) -> No
 
 
 def test_the_python_api_fetches_too(server: StaticServer, tmp_path: Path) -> None:
-    tracker = ProgressTracker()
-
-    outcome = package.fetch(f"{server.url}/b.bin", tmp_path / "data", observer=tracker)
+    task = package.fetch(f"{server.url}/b.bin", tmp_path / "data")
+    outcome = task.run()
 
     assert tree(tmp_path / "data") == {"b.bin": FILES["b.bin"]}
     assert (outcome.files, outcome.bytes) == (1, len(FILES["b.bin"]))
-    assert tracker.snapshot().percent == 100
+    assert task.progress.percent == 100
 
 
 def test_the_python_api_raises_what_went_wrong(server: StaticServer, tmp_path: Path) -> None:
     with pytest.raises(package.DataFetchError, match="404"):
-        package.fetch(f"{server.url}/nope", tmp_path / "data")
+        package.fetch(f"{server.url}/nope", tmp_path / "data").run()
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------
@@ -428,13 +426,15 @@ def test_nothing_secret_is_printed_whatever_happens(server: StaticServer, tmp_pa
         assert not file.is_file() or token.encode() not in file.read_bytes()
 
 
-def test_many_threads_and_a_cancel_of_the_python_api(server: StaticServer, tmp_path: Path) -> None:
+def test_a_cancel_of_the_python_api_ends_a_fetch_that_waits_for_its_source(
+    server: StaticServer, tmp_path: Path
+) -> None:
     server.faults.add(Fault(stall_after=1000), times=None, path="/b.bin")
-    cancel = threading.Event()
-    threading.Timer(0.3, cancel.set).start()
+    task = package.fetch(f"{server.url}/b.bin", tmp_path / "data")
+    threading.Timer(0.3, task.cancel).start()
 
     with pytest.raises(package.DataFetchError) as caught:
-        package.fetch(f"{server.url}/b.bin", tmp_path / "data", cancel=cancel)
+        task.run()
 
     assert caught.value.code == 143
     assert json.loads(json.dumps(caught.value.to_failure().model_dump()))["reason"] == "Interrupted"
