@@ -25,6 +25,7 @@ _BEFORE_SYNC = timedelta(seconds=60)
 _JOB_GOES_SECONDS = 5
 _MOST_SOURCES = 3
 """Of how many sources a sentence tells what differs."""
+_SMALL = 1024
 _MESSAGE_LENGTH = 4096
 _FAILED = "The drift check failed: "
 _FIELD = "spec.refresh.driftCheck.schedule"
@@ -187,7 +188,9 @@ def _difference(fetch: DataFetch, status: DataFetchStatus, result: Result) -> st
 
 def _amount(files: int, size: int, revision: str | None) -> str:
     at = f" at {' '.join(revision.split())[:64]}" if revision else ""
-    return f"{files} {'file' if files == 1 else 'files'}, {format_bytes(size)} ({size} bytes){at}"
+    exact = f"{size} {'byte' if size == 1 else 'bytes'}"
+    shown = exact if size < _SMALL else f"{format_bytes(size)} ({exact})"
+    return f"{files} {'file' if files == 1 else 'files'}, {shown}{at}"
 
 
 def _remedy(fetch: DataFetch) -> str:
