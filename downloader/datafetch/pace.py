@@ -20,6 +20,8 @@ MAX_REFUSALS = 30
 """The same where the source asks for fewer requests (429, 503 SlowDown)."""
 START_LEVEL = 4
 TICK_SECONDS = 0.1
+AHEAD_SECONDS = 0.25
+"""How far a server may be ahead of a bandwidth limit: what it sends lies in buffers of the kernel until it is read."""
 _CATCH_UP_SECONDS = 0.1
 """How much of a pause may be made up for: sleeping threads wake up late."""
 _FULL = 0.9
@@ -74,19 +76,26 @@ class BandwidthLimiter:
         self,
         bytes_per_second: int | None,
         *,
+        head_start: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        """`head_start` is the seconds that the server is let ahead at the beginning: nothing is read in them."""
         self._rate = bytes_per_second
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._free_at = clock()
+        self._free_at = clock() + head_start
 
     @property
     def read_bytes(self) -> int | None:
         """The most that one read should ask for, so that a low limit does not come in bursts; None without a limit."""
         return None if self._rate is None else max(4096, self._rate // 100)
+
+    @property
+    def ahead_bytes(self) -> int | None:
+        """What may have been asked for and not been read, all small files together; None without a limit."""
+        return None if self._rate is None else max(64 << 10, int(self._rate * AHEAD_SECONDS))
 
     @property
     def receive_buffer_bytes(self) -> int | None:

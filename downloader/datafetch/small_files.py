@@ -49,6 +49,8 @@ class SmallFiles:
         self._received: Counter[str] = Counter()
         """Bytes of each source since the last round."""
         self._pause = 0.0
+        self._asked = 0
+        """Bytes of the files that were asked for and have not ended."""
         self.seconds = 0.0
         """Processor time of the lane's thread."""
 
@@ -72,6 +74,9 @@ class SmallFiles:
 
     def next(self) -> Exchange | None:
         """Return the next file's exchange, None where there is none at present."""
+        most_asked = self._context.limiter.ahead_bytes
+        if most_asked is not None and self._asked >= most_asked:
+            return None  # what has been asked for is sent, whether it is read or not
         if self._later and self._later[0][0] <= time.monotonic():
             again = heapq.heappop(self._later)[2]
             return self._prepare(again.file, again.tries)
@@ -104,6 +109,7 @@ class SmallFiles:
         if destination.proxy is not None or request.sender is not None:
             self._context.scheduler.put_back(file)
             return None
+        self._asked += file.size
         return _SmallFile(self, file, entry, access, request.url, pin, destination, head, tries)
 
     def settle(self) -> float:
@@ -126,6 +132,10 @@ class SmallFiles:
         return pause
 
     # --- what becomes of an exchange ---
+
+    def answered(self, size: int) -> None:
+        """Take in that nothing more comes of so many bytes that were asked for."""
+        self._asked -= size
 
     def create(self, file: PlannedFile) -> int:
         """Return the descriptor of the file in the staged tree."""
@@ -179,7 +189,7 @@ class _SmallFile:
     """The exchange of one small file."""
 
     __slots__ = (
-        "_access", "_descriptor", "_entry", "_hasher", "_pin", "_promised", "_received", "_url", "_work", "destination",
+        "_access", "_asked", "_descriptor", "_entry", "_hasher", "_pin", "_promised", "_received", "_url", "_work", "destination",
         "file", "head", "tries",
     )  # fmt: skip
 
@@ -205,6 +215,7 @@ class _SmallFile:
         self.head = head
         self.tries = tries
         self._descriptor = -1
+        self._asked = file.size or 0
         self._received = 0
         self._promised: Checksum | None = None
         self._hasher: Hasher | None = None
@@ -239,6 +250,7 @@ class _SmallFile:
 
     def end(self) -> None:
         """Verify the file."""
+        self._answer()
         descriptor, self._descriptor = self._descriptor, -1
         try:
             if self._work.flushes_files_alone:
@@ -257,10 +269,12 @@ class _SmallFile:
 
     def refuse(self, head: Head, body: bytes) -> None:
         """Ask again, where the refusal is one of the moment."""
+        self._answer()
         self._work.try_again(self, 0, self._access.transport.refusal(head, body, self._url))
 
     def pass_on(self) -> None:
         """Leave an answer that is not the plain one to who knows it."""
+        self._answer()
         self._work.pass_on(self.file)
 
     def fail(self, error: Exception) -> None:
@@ -270,6 +284,11 @@ class _SmallFile:
 
     def abandon(self) -> None:
         """Close the file."""
+        self._answer()
         if self._descriptor >= 0:
             close_quietly(self._descriptor)
             self._descriptor = -1
+
+    def _answer(self) -> None:
+        asked, self._asked = self._asked, 0
+        self._work.answered(asked)
