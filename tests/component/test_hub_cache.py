@@ -124,6 +124,17 @@ def test_a_selection_keeps_the_repository_s_paths(hub: Hub, tmp_path: Path) -> N
     }
 
 
+def test_a_manifest_says_what_belongs_to_the_snapshot(hub: Hub, tmp_path: Path) -> None:
+    manifest = json.dumps(["config.json", "model.safetensors"]).encode()
+    commit = hub.create("org/model", {**FILES, "manifest.json": manifest}).head
+    fetch(hub, tmp_path / "root", manifest="manifest.json")
+    assert tree(tmp_path / "root") == {
+        f"models--org--model/snapshots/{commit}/config.json": b"{}",
+        f"models--org--model/snapshots/{commit}/model.safetensors": WEIGHTS,
+        "models--org--model/refs/main": commit.encode(),
+    }
+
+
 @pytest.mark.parametrize("managed", [True, False], ids=["managed", "in place"])
 def test_a_refresh_fetches_only_what_has_changed_though_every_path_has(hub: Hub, tmp_path: Path, managed: bool) -> None:
     repo = hub.create("org/model", FILES)

@@ -31,6 +31,7 @@ from datafetch.errors import (
 from datafetch.globs import Globs
 from datafetch.reading import read_object
 from datafetch.sources import ByteRange, Entry, HttpAccess, RangeReader, Source, open_provider
+from datafetch.sources.hub_cache import is_ref
 from datafetch_api.config import AzureBlobItem, DownloadItem, HttpItem, Selection
 from datafetch_api.items import RepositoryItem
 
@@ -105,7 +106,9 @@ class MembershipSource:
             empty = True
             for entry in self._source.list():
                 path = entry.path.removeprefix("./")
-                if not self._membership.takes(path) or not (manifest is None or manifest.lists(entry)):
+                wanted = self._membership.takes(path) and (manifest is None or manifest.lists(entry))
+                # What says which commit a cache of the Hub holds is no object of the repository.
+                if not wanted and not is_ref(entry):
                     continue
                 if spread is not None:
                     spread.note(entry)
