@@ -203,10 +203,15 @@ class FetchTask:
         with _bar(self) if progress else contextlib.nullcontext():
             try:
                 return self.wait(timeout=timeout)
-            except BaseException:
+            except BaseException as error:
                 self.cancel()
                 self._ended.wait(POLL_SECONDS)
-                raise
+                if not isinstance(error, StillRunningError):
+                    raise
+                raise StillRunningError(
+                    f"the fetch of {self._what} has not ended within {_seconds(timeout or 0):g} s and was cancelled; "
+                    "what came is kept: run it again to go on"
+                ) from None
 
     def cancel(self) -> None:
         """Have the fetch end as soon as it can; does not wait for that. What came is kept for the next start."""

@@ -47,6 +47,17 @@ def test_only_what_the_manifest_lists_is_taken(place: Place, tmp_path: Path) -> 
     assert tree(tmp_path / "data") == expected | ({"c.txt": b"ccc"} if isinstance(place, HubPlace) else {})
 
 
+def test_a_manifest_goes_with_the_hub_s_own_layout_and_choice_of_formats(hf: HubPlace, tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "model.safetensors": b"weights", "model.bin": b"pickled", "draft.safetensors": b"x"}
+    hf.fill({**files, "manifest": listed("config.json", "model.safetensors", "model.bin")})
+    layout = {"layout": "hub-cache", "formats": "safetensors", "manifest": "manifest"}
+    done = run(hf, tmp_path, {"path": "."}, **layout)
+
+    assert done.code == 0, done.stderr
+    found = {Path(path).name for path in tree(tmp_path / "data")}
+    assert found == {"main", "config.json", "model.safetensors"}
+
+
 def test_a_new_manifest_is_a_new_data_set(s3: S3Place, tmp_path: Path) -> None:
     s3.fill({**FILES, "set/manifest": listed("a.csv")})
     run(s3, tmp_path, {}, manifest="manifest")

@@ -32,7 +32,8 @@ from datafetch.globs import Globs
 from datafetch.reading import read_object
 from datafetch.sources import ByteRange, Entry, HttpAccess, RangeReader, Source, open_provider
 from datafetch.sources.hub_cache import is_ref
-from datafetch_api.config import AzureBlobItem, DownloadItem, HttpItem, Selection
+from datafetch.sources.weights import is_left_out
+from datafetch_api.config import AzureBlobItem, DownloadItem, HttpItem, HuggingFaceItem, Selection
 from datafetch_api.items import RepositoryItem
 
 _MOST_BYTES = 64 << 20
@@ -105,6 +106,9 @@ class MembershipSource:
             spread = None if self._membership.max_spread is None else _Spread(self._membership.max_spread)
             empty = True
             for entry in self._source.list():
+                if is_ref(entry):  # the layout's own, no file of the repository
+                    yield entry
+                    continue
                 path = entry.path.removeprefix("./")
                 wanted = self._membership.takes(path) and (manifest is None or manifest.lists(entry))
                 # What says which commit a cache of the Hub holds is no object of the repository.
@@ -115,7 +119,7 @@ class MembershipSource:
                 empty = False
                 yield entry
             if manifest is not None:
-                manifest.check_complete(self._source.resolved_revision, self._membership.takes)
+                manifest.check_complete(self._source.resolved_revision, self._wants)
             if empty:
                 raise self._nothing(manifest)
         except DataFetchError as error:
@@ -132,6 +136,12 @@ class MembershipSource:
     def close(self) -> None:
         """Release connections."""
         self._source.close()
+
+    def _wants(self, path: str) -> bool:
+        """Say whether an object is wanted that the provider, for all its globs know, could have listed."""
+        if isinstance(self._item, HuggingFaceItem) and self._item.formats == "safetensors" and is_left_out(path):
+            return False
+        return self._membership.takes(path)
 
     def _nothing(self, manifest: "_Manifest | None") -> SourceNotFoundError:
         said = [] if manifest is None else [f"is listed by the manifest {self._membership.manifest!r}"]
@@ -256,11 +266,11 @@ class _Manifest:
             )
         return True
 
-    def check_complete(self, revision: str | None, takes: Callable[[str], bool]) -> None:
+    def check_complete(self, revision: str | None, wants: Callable[[str], bool]) -> None:
         """Raise where an object that belongs to the source was not listed, or another revision was."""
         if revision != self._revision:
             raise SourceChangedError(f"the branch moved from {self._revision} to {revision} meanwhile; fetch again")
-        lacking = sorted(name for name in self._waiting if self._globs.takes(name) and takes(name))
+        lacking = sorted(name for name in self._waiting if self._globs.takes(name) and wants(name))
         if lacking:
             more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
             raise SourceNotFoundError(

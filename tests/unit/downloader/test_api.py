@@ -234,7 +234,7 @@ def test_a_run_whose_time_is_over_ends_the_fetch(tmp_path: Path) -> None:
     gate = Gate()
     task = gate.task(tmp_path)
     threading.Timer(0.5, gate.open.set).start()
-    with pytest.raises(StillRunningError):
+    with pytest.raises(StillRunningError, match="was cancelled; what came is kept"):
         task.run(timeout=0.3)
 
     wait_until(lambda: task.status is not FetchStatus.RUNNING)
