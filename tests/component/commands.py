@@ -14,6 +14,7 @@ from datafetch_api.report import Progress, Result, parse_result
 ISOLATED = {
     "AWS_EC2_METADATA_DISABLED": "true",
     "NO_GCE_CHECK": "true",
+    "AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_XET": "1",

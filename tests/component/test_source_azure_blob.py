@@ -93,8 +93,9 @@ def test_the_environment_is_asked_last(filled: AzurePlace, monkeypatch: pytest.M
 
 
 def test_without_credentials_there_is_a_sentence(azure: AzurePlace) -> None:
-    with pytest.raises(CredentialsRejectedError, match="anonymous: true"), opened(azure.bucket, account="acc"):
-        pass
+    nobody = opened(azure.bucket, account="acc")
+    with nobody as source, pytest.raises(CredentialsRejectedError, match="no Azure credentials found.*anonymous: true"):
+        list(source.list())
 
 
 def test_without_an_account_there_is_a_sentence(azure: AzurePlace) -> None:

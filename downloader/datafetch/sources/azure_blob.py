@@ -1,22 +1,26 @@
 """Azure Blob Storage: the SDK lists and signs; the bytes go over `transport`.
 
-Each range is a GET pinned by If-Match, allowed by the item's SAS token or by one that the SDK makes of the account key.
-Selections are `selection`'s business.
+Each range is a GET pinned by If-Match, and by the version or snapshot where one is asked for; allowed by the item's SAS
+token, by one that the SDK makes of the account key, or by a token of the identity (`azure_identity`). Selections are
+`selection`'s business.
 """
 
 import base64
 import binascii
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from azure.core.exceptions import (
     AzureError,
+    ClientAuthenticationError,
     HttpResponseError,
     ResourceNotFoundError,
     ServiceRequestError,
@@ -35,17 +39,29 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
 from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal
-from datafetch.sources.selection import present_state, select_in_buckets
+from datafetch.sources.selection import object_key, present_state, select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
-from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
+from datafetch.transport.authorities import Authorities
+from datafetch.transport.pool import CONNECT_SECONDS
 from datafetch.transport.refusals import reason_of
-from datafetch_api.config import AzureBlobItem
+from datafetch_api.config import AzureBlobItem, Selection
+from datafetch_api.uris import redact_uri
+
+if TYPE_CHECKING:
+    from datafetch.sources.azure_identity import Identity
 
 _API_VERSION = "2021-12-02"
+_PINNED = re.compile(r"(versionid|snapshot):([^ ]+) etag:(.*)", re.DOTALL)
 _SAS_SECONDS = 3600.0
 _SAS_MARGIN_SECONDS = 600.0
 """A token is made anew this long before it expires: a range may wait for bandwidth before it is asked for."""
 _RETRIES = {"retry_total": 4, "initial_backoff": 1, "increment_base": 2}
+_ARGUMENTS = {"versionid": "version_id", "snapshot": "snapshot"}
+"""The SDK's words for the parameters of a request."""
+_NO_VERSION = ("InvalidQueryParameterValue", "InvalidHeaderValue", "InvalidInput")
+_IS_ARCHIVED = (
+    "is archived (access tier {}); rehydrate it first (az storage blob set-tier --tier Hot), or leave it out by exclude"
+)
 _REJECTED = frozenset(
     {
         "AuthenticationFailed", "AuthorizationFailure", "AuthorizationPermissionMismatch", "InvalidAuthenticationInfo",
@@ -64,6 +80,7 @@ class _Access:
     """Of the account, without a trailing slash and without a query."""
     account_key: str | None
     sas_token: str | None
+    identity: "Identity | None" = None
 
 
 class AzureBlobSource:
@@ -74,8 +91,11 @@ class AzureBlobSource:
         self._secrets = Secrets()
         self._files = CredentialFiles(item.name, item.credentials_dir, self._secrets)
         self._lock = threading.Lock()
-        ca_file = self._files.path("ca.crt")
-        trusted = ca_file or ca_bundle()
+        try:
+            self._authorities = Authorities(self._files.authorities(item.ca_bundle_file))
+        except DataFetchError as error:
+            raise error.at(item.name) from None
+        trusted = self._authorities.bundle
         self._options: dict[str, Any] = {
             "connection_timeout": CONNECT_SECONDS,
             "read_timeout": stall_timeout,
@@ -87,7 +107,7 @@ class AzureBlobSource:
         self._transport = Transport(
             stall_timeout=stall_timeout,
             secrets=self._secrets,
-            ca_file=ca_file,
+            ca_file=self._authorities.ca_file,
             stored_encodings=True,
             classify=_classify,
         )
@@ -121,7 +141,16 @@ class AzureBlobSource:
         """Yield the blobs of every container that the selections take."""
         groups = ((group.container, group.items) for group in self._item.items)
         try:
-            yield from select_in_buckets(groups, "container", self._find, self._scan)
+            if self._access.identity is not None:
+                # Known as a secret from here on, and refused before anything is asked for.
+                self._access.identity.token()
+            archived: dict[str, str] = {}
+            scan = partial(self._scan, archived)
+            for entry in select_in_buckets(groups, "container", self._find, scan, self._find_version):
+                if entry.key in archived:
+                    container, _, blob = entry.key.partition("/")
+                    raise _archived(container, blob, archived[entry.key])
+                yield entry
         except DataFetchError as error:
             raise error.at(self.name) from None
 
@@ -133,14 +162,17 @@ class AzureBlobSource:
     def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
         """Return the GET of a range of the blob."""
         container, _, blob = entry.key.partition("/")
-        etag = entry.identity.removeprefix("etag:")
-        token = self._token(container)
-        url = f"{self._access.url}/{quote_key(container)}/{quote_key(blob)}"
-        if token:
-            url = f"{url}?{token}"
+        name, version, etag = _pinned(entry.identity)
+        access = self._access
+        query = [*([f"{name}={quote(version, safe='')}"] if name else []), *filter(None, [self._token(container)])]
+        url = f"{access.url}/{quote_key(container)}/{quote_key(blob)}"
+        if query:
+            url = f"{url}?{'&'.join(query)}"
+        bearer = {} if access.identity is None else {"Authorization": f"Bearer {access.identity.token()}"}
+        headers = {"x-ms-version": _API_VERSION}
         if not etag:
-            return Request(url, {"x-ms-version": _API_VERSION}), Pin(entry.size)
-        return Request(url, {"x-ms-version": _API_VERSION, "If-Match": etag}), Pin(entry.size, {"etag": etag})
+            return Request(url, headers, bearer), Pin(entry.size)
+        return Request(url, {**headers, "If-Match": etag}, bearer), Pin(entry.size, {"etag": etag})
 
     def promised_checksum(self, entry: Entry, headers: Mapping[str, str]) -> Checksum | None:  # noqa: ARG002 - as above
         """Return the checksum that the listing named."""
@@ -148,16 +180,19 @@ class AzureBlobSource:
 
     def look_up(self, entry: Entry) -> Entry:
         """Return the object as it is now."""
-        bucket, _, key = entry.key.partition("/")
-        return present_state(entry, self._find(bucket, key))
+        container, _, blob = entry.key.partition("/")
+        name, version, _ = _pinned(entry.identity)
+        return present_state(entry, self._find(container, blob, name, version))
 
     def close(self) -> None:
         """Release connections."""
         self._transport.close()
         self._access.client.close()
+        if self._access.identity is not None:
+            self._access.identity.close()
 
     def _token(self, container: str) -> str | None:
-        """Return the SAS token for requests to a container; None for anonymous access."""
+        """Return the SAS token for requests to a container; None for anonymous access, and where an identity signs."""
         access = self._access
         if access.account_key is None:
             return access.sas_token
@@ -185,17 +220,31 @@ class AzureBlobSource:
             raise self._from_sdk(error, "the account key") from None
         return self._secrets.add(str(token))
 
-    def _find(self, container: str, blob: str) -> Entry | None:
+    def _find(self, container: str, blob: str, name: str = "", version: str = "") -> Entry | None:
+        """Return a blob, or its version or snapshot: `name` says of which kind `version` is."""
+        where = f"container {container!r}"
         try:
-            found = self._access.client.get_blob_client(container, blob).get_blob_properties()
+            asked = {_ARGUMENTS[name]: version} if name else {}
+            found = self._access.client.get_blob_client(container, blob, **asked).get_blob_properties()
         except ResourceNotFoundError as error:
             if _code(error) in ("BlobNotFound", "ResourceNotFound", ""):
                 self._require_container(container)
                 return None
-            raise self._from_sdk(error, f"container {container!r}") from None
+            raise self._from_sdk(error, where) from None
         except (AzureError, ValueError) as error:
-            raise self._from_sdk(error, f"container {container!r}") from None
-        return _entry(found)
+            # A version that cannot be one is no time at all.
+            if name and isinstance(error, HttpResponseError) and _code(error) in _NO_VERSION:
+                return None
+            raise self._from_sdk(error, where) from None
+        if _is_folder(found.metadata):
+            return None
+        if state := _archive_state(found):
+            raise _archived(container, blob, state)
+        return _entry(found, name, version)
+
+    def _find_version(self, container: str, selection: Selection) -> Entry | None:
+        name = "versionid" if selection.version_id else "snapshot"
+        return self._find(container, object_key(selection), name, selection.version_id or selection.snapshot or "")
 
     def _require_container(self, container: str) -> None:
         """Raise what the container says, where it is the container that is missing or closed."""
@@ -206,12 +255,17 @@ class AzureBlobSource:
             if _status(error) != 403:
                 raise self._from_sdk(error, f"container {container!r}") from None
 
-    def _scan(self, container: str, prefix: str) -> Iterator[Entry]:
+    def _scan(self, archived: dict[str, str], container: str, prefix: str) -> Iterator[Entry]:
+        """Yield what a listing has; of the blob that it is at, `archived` says whether it cannot be read."""
         try:
             client = self._access.client.get_container_client(container)
             for found in client.list_blobs(name_starts_with=prefix or None, include=["metadata"]):
-                if not _is_folder(found.metadata):
-                    yield _entry(found)
+                if _is_folder(found.metadata):
+                    continue
+                archived.clear()
+                if state := _archive_state(found):
+                    archived[f"{container}/{found.name}"] = state
+                yield _entry(found)
         except (AzureError, ValueError) as error:
             raise self._from_sdk(error, f"container {container!r}") from None
 
@@ -241,12 +295,31 @@ class AzureBlobSource:
                 client = BlobServiceClient.from_connection_string(connection_string, **self._options)
                 return self._access_of(client)
             url = item.endpoint_url or self._account_url()
-            return self._access_of(BlobServiceClient(url, credential=self._find_credential(), **self._options))
+            credential = self._find_credential()
+            if credential is None and not item.anonymous:
+                return self._identified(url)
+            return self._access_of(BlobServiceClient(url, credential=credential, **self._options))
         except (ValueError, AzureError) as error:
             what = "connection_string_file" if connection_string is not None else "the settings"
             raise InvalidConfigError(
                 f"{what} cannot be used: {self._secrets.redact(str(error)).rstrip('.')}; check it", source=item.name
             ) from None
+
+    def _identified(self, url: str) -> _Access:
+        """Return how the account is reached as the pod's own identity."""
+        if not url.startswith("https://"):
+            raise InvalidConfigError(
+                f"{redact_uri(url)} is no https, and there are no Azure credentials but the identity, whose tokens go "
+                "over https alone; name a connection_string_file, account_key_file or sas_token_file, or set "
+                "anonymous: true where the container is public",
+                source=self._item.name,
+            )
+        from datafetch.sources.azure_identity import Identity
+
+        trusted = {"connection_verify": self._authorities.bundle} if self._authorities.bundle else {}
+        identity = Identity(self._files, self._secrets, trusted)
+        client = BlobServiceClient(url, credential=identity.credential, **self._options)
+        return _Access(client, str(client.url).rstrip("/"), None, None, identity)
 
     def _access_of(self, client: BlobServiceClient) -> _Access:
         url, _, token = str(client.url).partition("?")
@@ -269,11 +342,7 @@ class AzureBlobSource:
         sas = self._setting("sas_token_file", item.sas_token_file, "AZURE_STORAGE_SAS_TOKEN", "sas_token")
         if sas is not None:
             return sas.removeprefix("?")
-        raise CredentialsRejectedError(
-            "no Azure credentials found; name a connection_string_file, account_key_file or sas_token_file, or set "
-            "anonymous: true where the container is public",
-            source=item.name,
-        )
+        return None
 
     def _account_url(self) -> str:
         return f"https://{self._account()}.blob.core.windows.net"
@@ -296,6 +365,9 @@ class AzureBlobSource:
 
     def _from_sdk(self, error: Exception, what: str) -> DataFetchError:
         """Return our error for one of the SDK's. `what` says what was asked for."""
+        identity = self._access.identity if hasattr(self, "_access") else None
+        if identity is not None and isinstance(error, ClientAuthenticationError) and error.status_code is None:
+            return identity.refused(error)
         first_line = str(error).strip().partition("\n")[0]
         message = self._secrets.redact(first_line.removeprefix("Operation returned an invalid status ").strip("'."))
         if isinstance(error, HttpResponseError) and _status(error):
@@ -303,17 +375,42 @@ class AzureBlobSource:
             lower = {str(name).lower(): str(value) for name, value in headers.items()}
             return _classify(Refusal(_status(error), "", what, lower, _code(error), message))
         if "CERTIFICATE_VERIFY_FAILED" in message:
-            return InvalidConfigError(f"{what}: {message}; give the server's CA as ca.crt among the credentials")
+            return InvalidConfigError(
+                f"{what}: {message}; name the server's CA in ca_bundle_file (caBundle), or as ca.crt among the "
+                "credentials"
+            )
         if isinstance(error, ServiceRequestError | ServiceResponseError):
             return SourceUnavailableError(f"{what} cannot be reached: {reason_of(error) or message}")
         return InvalidConfigError(f"{what}: {message}")
 
 
-def _entry(found: Any) -> Entry:  # noqa: ANN401 - the SDK's BlobProperties has no types
+def _entry(found: Any, name: str = "", version: str = "") -> Entry:  # noqa: ANN401 - the SDK's BlobProperties has no types
     etag = str(found.etag or "").strip('"')
     md5 = found.content_settings.content_md5
     checksum = Checksum(ChecksumAlgorithm.MD5, bytes(md5).hex()) if md5 else None
-    return Entry(found.name, "", int(found.size), f'etag:"{etag}"' if etag else "", checksum, found.last_modified)
+    identity = f'etag:"{etag}"' if etag else ""
+    if name:
+        identity = f"{name}:{version} {identity or 'etag:'}"
+    return Entry(found.name, "", int(found.size), identity, checksum, found.last_modified)
+
+
+def _pinned(identity: str) -> tuple[str, str, str]:
+    """Return what an identity pins: `versionid`, `snapshot` or nothing, which one, and the ETag; empty without."""
+    found = _PINNED.fullmatch(identity) if identity.startswith(("versionid:", "snapshot:")) else None
+    return (found[1], found[2], found[3]) if found else ("", "", identity.removeprefix("etag:"))
+
+
+def _archive_state(found: Any) -> str:  # noqa: ANN401 - as above
+    """Return what a blob's place in the archive is called; empty where it can be read."""
+    if str(found.blob_tier or "") != "Archive":
+        return ""
+    return "Archive, its rehydration is under way" if found.archive_status else "Archive"
+
+
+def _archived(container: str, blob: str, state: str = "Archive") -> SourceNotFoundError:
+    return SourceNotFoundError(
+        f"{blob!r} in container {container!r} {_IS_ARCHIVED.format(state)}", key=f"{container}/{blob}"
+    )
 
 
 def _require_base64(key: str, source: str) -> None:
@@ -350,7 +447,7 @@ def _classify(refusal: Refusal) -> DataFetchError:
     if code == "ResourceNotFound":
         return SourceNotFoundError(f"{place}; check the container's name, and whether it may be read anonymously")
     if code == "BlobArchived":
-        return SourceNotFoundError(f"{place}: the blob is archived; rehydrate it first")
+        return SourceNotFoundError(f"{place}: it {_IS_ARCHIVED.format('Archive')}")
     if code in ("InvalidResourceName", "InvalidUri", "OutOfRangeInput"):
         return InvalidConfigError(f"{place}; check the container's name")
     return classify(refusal)

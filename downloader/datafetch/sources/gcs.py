@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import google.auth
 import google.auth.credentials
@@ -37,11 +38,12 @@ from datafetch.errors import (
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
 from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal
-from datafetch.sources.selection import present_state, select_in_buckets
+from datafetch.sources.selection import object_key, present_state, select_in_buckets
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport, classify
-from datafetch.transport.pool import CONNECT_SECONDS, ca_bundle
+from datafetch.transport.authorities import Authorities
+from datafetch.transport.pool import CONNECT_SECONDS
 from datafetch.transport.refusals import reason_of
-from datafetch_api.config import GCSItem
+from datafetch_api.config import GCSItem, Selection
 
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 _KEYS = ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "service-account.json", "credentials.json")
@@ -72,14 +74,22 @@ class GCSSource:
         }
         self._endpoint = item.endpoint_url or _emulator()
         self._credentials = self._load_credentials()
+        try:
+            self._authorities = Authorities(self._files.authorities(item.ca_bundle_file))
+        except DataFetchError as error:
+            raise error.at(item.name) from None
+        self._tokens = requests.Session()
+        """Asks for tokens."""
+        self._tokens.verify = self._authorities.bundle or True
         self._bearer: tuple[dict[str, str], float] = ({}, 0.0)
         """The headers of the present token, and until when they are used."""
         self._client = self._make_client()
+        self._paying = f"&userProject={quote(item.user_project, safe='')}" if item.user_project else ""
         self._api = self._endpoint or f"https://storage.{self._client.universe_domain}"
         self._transport = Transport(
             stall_timeout=stall_timeout,
             secrets=self._secrets,
-            ca_file=self._files.path("ca.crt"),
+            ca_file=self._authorities.ca_file,
             stored_encodings=True,
             classify=_classify,
         )
@@ -115,7 +125,7 @@ class GCSSource:
         try:
             # The token is known as a secret from here on: an answer may repeat it.
             self._authorization(self._item.items[0].bucket)
-            yield from select_in_buckets(groups, "bucket", self._find, self._scan)
+            yield from select_in_buckets(groups, "bucket", self._find, self._scan, self._find_version)
         except DataFetchError as error:
             raise error.at(self.name) from None
 
@@ -133,7 +143,7 @@ class GCSSource:
         generation = entry.identity.removeprefix("generation:")
         url = (
             f"{self._api}/download/storage/v1/b/{quote_key(bucket)}/o/{quote_key(key).replace('/', '%2F')}"
-            f"?alt=media&generation={generation}"
+            f"?alt=media&generation={generation}{self._paying}"
         )
         # Without gzip among the accepted encodings, GCS decompresses objects stored with Content-Encoding: gzip
         # (https://cloud.google.com/storage/docs/transcoding): other bytes than the listing's size and checksum are of.
@@ -147,12 +157,14 @@ class GCSSource:
     def look_up(self, entry: Entry) -> Entry:
         """Return the object as it is now."""
         bucket, _, key = entry.key.partition("/")
-        return present_state(entry, self._find(bucket, key))
+        generation = int(entry.identity.removeprefix("generation:")) if self._pins(bucket, key) else None
+        return present_state(entry, self._find(bucket, key, generation))
 
     def close(self) -> None:
         """Release connections."""
         self._transport.close()
         self._client.close()
+        self._tokens.close()
 
     def _authorization(self, bucket: str) -> dict[str, str]:
         """Return the headers of a valid token; none for anonymous access."""
@@ -166,7 +178,7 @@ class GCSSource:
             headers = {}
             try:
                 if not credentials.valid:
-                    credentials.refresh(google.auth.transport.requests.Request())
+                    credentials.refresh(google.auth.transport.requests.Request(self._tokens))
                 credentials.apply(headers)
             except GoogleAuthError as error:
                 raise self._from_sdk(error, f"bucket {bucket!r}") from None
@@ -174,22 +186,40 @@ class GCSSource:
             self._bearer = (headers, _fresh_until(credentials))
         return headers
 
-    def _find(self, bucket: str, key: str) -> Entry | None:
+    def _find(self, bucket: str, key: str, generation: int | None = None) -> Entry | None:
         try:
-            found = self._client.bucket(bucket).get_blob(key, **self._options)
+            there = self._bucket(bucket)
+            found = there.get_blob(key, generation=generation, **self._options)
             if found is not None:
                 return _entry(found)
             # The SDK does not tell a missing object from a missing bucket: a listing does.
-            list(self._client.list_blobs(bucket, prefix=key, max_results=1, fields=_LISTED, **self._options))
+            list(self._client.list_blobs(there, prefix=key, max_results=1, fields=_LISTED, **self._options))
         except _SDK_ERRORS as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
         except _NO_LISTING:
             raise _no_listing(bucket) from None
         return None
 
+    def _find_version(self, bucket: str, selection: Selection) -> Entry | None:
+        return self._find(bucket, object_key(selection), selection.generation)
+
+    def _bucket(self, name: str) -> Any:  # noqa: ANN401 - the SDK's Bucket has no types
+        """Return a bucket for the SDK: what is asked of it is billed to the item's project, where it names one."""
+        return self._client.bucket(name, user_project=self._item.user_project)
+
+    def _pins(self, bucket: str, key: str) -> bool:
+        """Return whether the item asks for one generation of an object."""
+        return any(
+            selection.generation is not None and object_key(selection) == key
+            for group in self._item.items
+            if group.bucket == bucket
+            for selection in group.items
+        )
+
     def _scan(self, bucket: str, prefix: str) -> Iterator[Entry]:
+        there = self._bucket(bucket)
         try:
-            for found in self._client.list_blobs(bucket, prefix=prefix or None, fields=_LISTED, **self._options):
+            for found in self._client.list_blobs(there, prefix=prefix or None, fields=_LISTED, **self._options):
                 yield _entry(found)
         except _SDK_ERRORS as error:
             raise self._from_sdk(error, f"bucket {bucket!r}") from None
@@ -255,12 +285,11 @@ class GCSSource:
 
     def _make_client(self) -> Client:
         options = {"api_endpoint": self._endpoint} if self._endpoint else None
-        trusted = self._files.path("ca.crt") or ca_bundle()
         session: Any = None
-        if trusted:
+        if self._authorities.bundle:
             authorized: Any = google.auth.transport.requests.AuthorizedSession
             session = authorized(self._credentials)
-            session.verify = trusted
+            session.verify = self._authorities.bundle
         # Without a project the SDK would look for one, at the metadata server at last; reading needs none.
         return Client(project=self._item.project, credentials=self._credentials, client_options=options, _http=session)
 
@@ -274,7 +303,10 @@ class GCSSource:
             headers = {name.lower(): value for name, value in response.headers.items()} if response is not None else {}
             return _classify(Refusal(int(error.code or 0), "", what, headers, "", message))
         if isinstance(error, requests.exceptions.SSLError):
-            return InvalidConfigError(f"{what}: {message}; name the server's CA in REQUESTS_CA_BUNDLE")
+            return InvalidConfigError(
+                f"{what}: {message}; name the server's CA in ca_bundle_file (caBundle), or as ca.crt among the "
+                "credentials"
+            )
         if isinstance(error, TransportError | requests.RequestException):
             return SourceUnavailableError(f"{what} cannot be reached: {reason_of(error) or message}")
         # `invalid_grant: Invalid JWT Signature`, the answer's whole body beside; or that body alone, which says less.
@@ -314,6 +346,8 @@ def _classify(refusal: Refusal) -> DataFetchError:
     place = f"{refusal.url} answered {refusal.answer}"
     if refusal.status == 404 and "bucket" in refusal.message:
         return SourceNotFoundError(f"{place}; check the bucket's name")
+    if refusal.status == 400 and "requester pays" in refusal.message.lower():
+        return InvalidConfigError(f"{place}; name the project that pays in user_project (userProject)")
     return classify(refusal)
 
 
