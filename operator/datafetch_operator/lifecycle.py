@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.resource import ConditionType, DataFetch, DataFetchStatus, JobRef
-from datafetch_operator import drift, outcome, steps, waiting
+from datafetch_operator import drift, outcome, sharding, steps, waiting
 from datafetch_operator.observation import Claim, Job, Mount, Observation
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.config_map import Attempt, download_items
@@ -129,9 +129,25 @@ def _attempt(seen: Observation, status: DataFetchStatus, attempt: Attempt, *, is
         return _start(seen, following, is_new=True) if vanished else _start(seen, attempt, is_new=False)
     if job.finished == "Failed" or _is_stranded(seen, job):
         return _start(seen, following, is_new=True)
+    if job.finished == "Complete" and job.shards > 1:
+        return _publication(seen, job, replace(attempt, publishes=job.shards), following)
     if job.finished == "Complete":
         return _after_lost_result(seen, job, following)
-    return steps.Watch(job, waiting.watch(seen, job))
+    return steps.Watch(job, sharding.watch(seen, job))
+
+
+def _publication(seen: Observation, job: Job, attempt: Attempt, following: Attempt) -> steps.Step:
+    """Return how the Job goes on that publishes what the shards have brought; where there is none, it is made."""
+    publisher = seen.publisher(job)
+    if publisher is None:
+        return _start(seen, attempt, is_new=False)
+    if publisher.deleting:
+        return steps.AwaitRemoval(publisher, _JOB_GOES_SECONDS)
+    if publisher.finished == "Failed":
+        return _start(seen, following, is_new=True)
+    if publisher.finished == "Complete":
+        return _after_lost_result(seen, publisher, following)
+    return steps.Watch(job, sharding.watch(seen, job))
 
 
 def _start(seen: Observation, attempt: Attempt, *, is_new: bool) -> steps.Start | steps.AwaitUse | steps.Queued:
@@ -187,6 +203,9 @@ def _refuse(seen: Observation) -> steps.Refused | None:
         drift.schedule_of(seen.fetch)
     except ValueError as error:
         return steps.Refused(Reason.INVALID_SPEC, " ".join(str(error).split()))
+    unshared = sharding.refuse(seen)
+    if unshared is not None:
+        return steps.Refused(Reason.INVALID_SPEC, unshared)
     this = next((c for c in seen.claimants if c.uid == seen.fetch.metadata.uid), None)
     if this is None:
         return None
@@ -236,7 +255,7 @@ def _removals(seen: Observation, new: DataFetchStatus, step: steps.Step) -> tupl
     for job in seen.jobs:
         if job.owner_uid != seen.fetch.metadata.uid or job.deleting:
             continue
-        left = _seconds_to_live(seen, job) if job.name == current else 0
+        left = _seconds_to_live(seen, job) if current in (job.name, job.publishes) else 0
         needed = job.finished is not None or isinstance(step, steps.Watch | steps.Adopt)
         if not needed or left <= 0:
             removals.append(Removal(job.name, job.uid))
@@ -251,7 +270,7 @@ def _removals(seen: Observation, new: DataFetchStatus, step: steps.Step) -> tupl
 def _seconds_to_live(seen: Observation, job: Job) -> float:
     """Return how long the current Job may stay: for ever while it runs, its time to live once it has ended."""
     time_to_live = seen.fetch.spec.job.ttl_seconds_after_finished
-    if time_to_live is None or job.finished is None:
+    if time_to_live is None or job.finished is None or sharding.is_awaited(seen, job):
         return float("inf")
     return (job.finish_time + timedelta(seconds=time_to_live) - seen.now).total_seconds()
 

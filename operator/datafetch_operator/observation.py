@@ -16,13 +16,16 @@ from datafetch_operator.render.labels import (
     ATTEMPT_ANNOTATION,
     CLAIM_CAPACITY_ANNOTATION,
     CLAIM_UID_ANNOTATION,
+    COMPLETION_INDEX_LABEL,
     CONTAINER,
     DRIFT_ROLE,
     GENERATION_ANNOTATION,
     HOSTS_ANNOTATION,
     NODE_ANNOTATION,
+    PUBLISHES_ANNOTATION,
     ROLE_LABEL,
     SCHEDULED_ANNOTATION,
+    SHARDS_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
     UID_LABEL,
@@ -116,6 +119,10 @@ class Job:
     """The hosts that it brings data from."""
     is_check: bool = False
     """Whether it is no download, but only looks for drift."""
+    shards: int = 1
+    """How many pods share the download, each with a part of it."""
+    publishes: str = ""
+    """The Job whose shards have brought what this one publishes; empty where it fetches itself."""
     deleting: bool = False
     failed_pods: int = 0
     finished: Literal["Complete", "Failed"] | None = None
@@ -156,6 +163,8 @@ class Pod:
     """Why the container waits, for example `ContainerCreating` or `ImagePullBackOff`."""
     waiting_message: str = ""
     termination: Termination | None = None
+    index: int = 0
+    """Which shard it is of."""
 
     @property
     def running(self) -> bool:
@@ -243,6 +252,10 @@ class Observation:
         """Return the Job of that name."""
         return next((job for job in self.jobs if job.name == name), None)
 
+    def publisher(self, job: Job) -> Job | None:
+        """Return the Job that publishes what the shards of a Job have brought."""
+        return next((other for other in self.jobs if other.publishes == job.name), None)
+
     def pods_of(self, job: Job) -> tuple[Pod, ...]:
         """Return the Job's pods, the oldest first."""
         return tuple(pod for pod in self.pods if pod.job == job.name)
@@ -295,7 +308,9 @@ def read_job(body: Json) -> Job:
         scheduled=_time(annotations.get(SCHEDULED_ANNOTATION)),
         hosts=tuple(filter(None, annotations.get(HOSTS_ANNOTATION, "").split(","))),
         generation=_number(annotations.get(GENERATION_ANNOTATION)),
-        backoff_limit=spec.get("backoffLimit", 6),
+        backoff_limit=spec.get("backoffLimitPerIndex", spec.get("backoffLimit", 6)),
+        shards=_number(annotations.get(SHARDS_ANNOTATION)) or 1,
+        publishes=annotations.get(PUBLISHES_ANNOTATION, ""),
         is_check=(metadata.get("labels") or {}).get(ROLE_LABEL) == DRIFT_ROLE,
         deleting="deletionTimestamp" in metadata,
         failed_pods=status.get("failed") or 0,
@@ -329,6 +344,7 @@ def read_pod(body: Json) -> Pod:
         waiting_reason=waiting.get("reason") or "",
         waiting_message=waiting.get("message") or "",
         termination=_termination(state),
+        index=_number((metadata.get("labels") or {}).get(COMPLETION_INDEX_LABEL)),
     )
 
 

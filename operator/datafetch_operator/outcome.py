@@ -4,7 +4,9 @@ Recording is idempotent: the same Job and pods give the same status, and pods th
 """
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal
 
 from datafetch_api.exit_codes import ExitCode
@@ -43,6 +45,8 @@ def record(seen: Observation) -> DataFetchStatus:
     """Return the status with what the current Job's end says, if it has ended and is not recorded yet."""
     status = seen.fetch.status
     job = seen.job(status.job_ref.name if status.job_ref else None)
+    if job is not None and job.shards > 1 and job.finished == "Complete":
+        job = seen.publisher(job)  # what the shards have brought counts once it is published
     if job is None or job.finished is None or job.owner_uid != seen.fetch.metadata.uid:
         return status
     if job.finished == "Failed":
@@ -85,6 +89,25 @@ def last_failure(pods: tuple[Pod, ...]) -> tuple[Pod, PodFailure] | None:
         if failure is not None:
             return pod, failure
     return None
+
+
+def shard_failure(pods: tuple[Pod, ...], job: Job) -> tuple[Pod, PodFailure] | None:
+    """Return the pod that a Job of several shards failed by, and why, with the shard named.
+
+    The others are told to end then, and say so: their words come last in time, and count least.
+    """
+    failures = [(pod, failure) for pod in pods if (failure := pod_failure(pod)) is not None]
+    if not failures:
+        return None
+    tries = Counter(pod.index for pod, _ in failures)
+
+    def weight(found: tuple[Pod, PodFailure]) -> tuple[bool, bool, int, datetime]:
+        pod, failure = found
+        told = failure.exit_code == ExitCode.INTERRUPTED
+        return not failure.retryable, not told, tries[pod.index], pod.created
+
+    pod, failure = max(failures, key=weight)
+    return pod, replace(failure, message=f"Shard {pod.index} of {job.shards}: {failure.message}")
 
 
 def _record_success(seen: Observation, status: DataFetchStatus, job: Job) -> DataFetchStatus:
@@ -160,7 +183,7 @@ def _sources(seen: Observation, summaries: tuple[SourceSummary, ...]) -> list[So
 def _record_failure(seen: Observation, status: DataFetchStatus, job: Job) -> DataFetchStatus:
     if is_recorded(status, job):
         return status
-    found = last_failure(seen.pods_of(job))
+    found = last_failure(seen.pods_of(job)) if job.shards == 1 else shard_failure(seen.pods_of(job), job)
     if job.finish_reason == Reason.DEADLINE_EXCEEDED:
         message = "The attempt took longer than spec.job.activeDeadlineSeconds; give it more time, or a faster source."
         return _with_failure(status, job, PodFailure(Reason.DEADLINE_EXCEEDED, message, retryable=True), None)

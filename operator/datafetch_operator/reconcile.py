@@ -15,9 +15,9 @@ from typing import Any
 import aiohttp
 from pydantic import ValidationError
 
-from datafetch_api.report import last_progress
+from datafetch_api.report import Progress, last_progress
 from datafetch_api.resource import ConsumerPhase, ConsumersStatus, DataFetch, DataFetchStatus, ObjectMeta, Phase
-from datafetch_operator import metrics, steps, waiting
+from datafetch_operator import metrics, sharding, steps, waiting
 from datafetch_operator.budget import Limits, contender
 from datafetch_operator.cluster import Cluster
 from datafetch_operator.consumer_reconcile import ConsumerIndex, ConsumerReconciler
@@ -64,6 +64,8 @@ class Reconciler:
         self._pods: Mapping[str, Iterable[Pod]] = {}
         self._keys: Mapping[str, Iterable[Key]] = {}
         self._counted_running = False
+        self._news: dict[Key, dict[str, Progress]] = {}
+        """Of downloads that several pods share: the last line of each running pod, by its uid."""
         self._doubted: set[Key] = set()
         """What is to be looked at in the cluster itself: events may have been lost."""
 
@@ -251,35 +253,57 @@ class Reconciler:
         """Add what the running pod's log says, and why a waiting one waits."""
         metadata, status = seen.fetch.metadata, seen.fetch.status
         job = seen.job(status.job_ref.name if status.job_ref else None)
-        if job is None or job.finished is not None:
-            self._pace.note_unread(Key(metadata.namespace, metadata.name))
+        if job is None or sharding.at_work(seen, job).finished is not None:
+            self._forget_news(Key(metadata.namespace, metadata.name))
             return seen
         notices = [
             notice
-            for uid in waiting.to_ask(seen, job)
+            for uid in sharding.to_ask(seen, job)
             for notice in await self._cluster.list_notices(metadata.namespace, uid)
         ]
         seen = replace(seen, notices=tuple(notices))
-        pod = waiting.pod_with_news(seen, job)
-        if pod is None:
-            self._pace.note_unread(Key(metadata.namespace, metadata.name))
+        pods = sharding.pods_with_news(seen, job)
+        if not pods:
+            self._forget_news(Key(metadata.namespace, metadata.name))
             return seen
-        return await self._read_progress(seen, pod)
+        return await self._read_progress(seen, job, pods)
 
-    async def _read_progress(self, seen: Observation, pod: Pod) -> Observation:
-        """Add what the pod's log says, if it is time to read it, and when it will be."""
+    def _forget_news(self, key: Key) -> None:
+        self._pace.note_unread(key)
+        self._pace.note_pods_read(key, 0)
+        self._news.pop(key, None)
+
+    async def _read_progress(self, seen: Observation, job: Job, pods: tuple[Pod, ...]) -> Observation:
+        """Add what the logs of the pods say, if it is time to read them, and when it will be."""
         key, known = Key(seen.fetch.metadata.namespace, seen.fetch.metadata.name), seen.fetch.status.progress
         wait = self._pace.wait(key, waiting.first_news(known))
         if wait:
             return replace(seen, progress_wait=wait)
         self._pace.note_read(key)
-        progress = last_progress(await self._cluster.read_log_tail(key.namespace, pod.name))
+        progress = await self._read_logs(seen, job, pods)
         seen = replace(seen, progress_wait=self._pace.wait(key, waiting.first_news(progress or known)))
         if progress is None:
             return seen
         silence = self._pace.silence(key, progress.time)
         is_news = waiting.is_news(known, progress, due=self._pace.is_due(key))
         return replace(seen, progress=progress, silence=silence) if is_news else seen
+
+    async def _read_logs(self, seen: Observation, job: Job, pods: tuple[Pod, ...]) -> Progress | None:
+        """Return how far the download is; where several pods share it, all of them together."""
+        key = Key(seen.fetch.metadata.namespace, seen.fetch.metadata.name)
+        if job.shards == 1:
+            return last_progress(await self._cluster.read_log_tail(key.namespace, pods[-1].name))
+        self._pace.note_pods_read(key, len(pods) - 1)
+        self._pace.note_pods_being_read(len(pods) - 1)
+        tails = [self._cluster.read_log_tail(key.namespace, pod.name) for pod in pods]
+        known = self._news.get(key, {})
+        news = {pod.uid: known[pod.uid] for pod in pods if pod.uid in known}
+        for pod, tail in zip(pods, await asyncio.gather(*tails), strict=True):
+            line = last_progress(tail)
+            if line is not None:
+                news[pod.uid] = line
+        self._news[key] = news
+        return sharding.total(seen, job, news)
 
     async def _apply(self, seen: Observation, decision: Decision) -> float | None:
         """Carry the decision out. The order matters: whatever it is cut off after, the next look goes on from there."""
@@ -375,6 +399,7 @@ class Reconciler:
         self._own_writes.pop(key, None)
         self._doubted.discard(key)
         self._turns.note_idle(key)
+        self._news.pop(key, None)
         timer = self._soon.pop(key, None)
         if timer is not None:
             timer.cancel()

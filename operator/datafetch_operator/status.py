@@ -347,6 +347,8 @@ def _phase(step: steps.Step, sayings: dict[ConditionType, Saying]) -> Phase:
         return Phase.REFRESHING
     if isinstance(step, steps.Watch) and step.activity.fetching:
         return Phase.FETCHING
+    if isinstance(step, steps.Start) and step.attempt.publishes:
+        return Phase.FETCHING
     return Phase.PENDING
 
 

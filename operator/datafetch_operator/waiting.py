@@ -167,7 +167,11 @@ def _ends_the_job(pod: Pod) -> bool:
 
 
 def _running(seen: Observation, pod: Pod, tries: str) -> Activity:
-    place = f"Pod {pod.name} runs on node {pod.node}." if pod.node else f"Pod {pod.name} runs."
+    return running_at(seen, f"Pod {pod.name} runs on node {pod.node}." if pod.node else f"Pod {pod.name} runs.", tries)
+
+
+def running_at(seen: Observation, place: str, tries: str) -> Activity:
+    """Return what a running download does, by the last that was heard of it; `place` says where it runs."""
     again = _next_look(seen)
     known = _running_before(seen, place)
     if seen.progress is None and known is not None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from datafetch_api.config import DownloadConfig, DownloadItem, Managed
+from datafetch_api.config import DownloadConfig, DownloadItem, Managed, Shards, TransferSettings
 from datafetch_api.quantities import parse_bytes
 from datafetch_api.rendering import download_item, transfer_settings
 from datafetch_api.resource import DataFetch, Source
 from datafetch_operator.observation import Claim, Mount
-from datafetch_operator.render.labels import Wanted, object_name
+from datafetch_operator.render.labels import Wanted, object_name, publisher_name
 from datafetch_operator.render.metadata import object_metadata
 
 CONFIG_KEY = "config.yaml"
@@ -35,11 +35,25 @@ class Attempt:
     """Revisions that were replaced before this time are used by no running pod."""
     beside: Mount | None = None
     """A running pod whose node has the volume, where only one node can have it."""
+    publishes: int = 0
+    """How many shards have brought what this is only to publish; 0 where it fetches."""
 
     @property
     def name(self) -> str:
         """Name of the Job and the ConfigMap."""
+        if self.publishes:
+            return publisher_name(self.fetch.metadata.name, self.plan)
+        return self.plan
+
+    @property
+    def plan(self) -> str:
+        """Name of the Job that fetches, and of the plan that its shards share."""
         return object_name(self.fetch.metadata.name, self.fetch.metadata.uid, self.wanted, self.number)
+
+    @property
+    def shards(self) -> int:
+        """How many pods share the download."""
+        return self.publishes or self.fetch.spec.job.shards or 1
 
 
 def download_items(sources: Sequence[Source]) -> tuple[DownloadItem, ...]:
@@ -67,12 +81,21 @@ def render_config(attempt: Attempt) -> str:
             spec_hash=attempt.wanted.spec_hash,
             keep_revisions=spec.target.keep_revisions,
             prune_replaced_before=attempt.prune_replaced_before,
+            shards=Shards(count=attempt.shards, plan=attempt.plan) if attempt.shards > 1 else None,
         ),
         download_items=download_items(spec.sources),
-        transfer=transfer_settings(spec.transfer),
+        transfer=_transfer(attempt),
         capacity_bytes=claim_capacity(attempt.claim),
     )
     return to_yaml(config)
+
+
+def _transfer(attempt: Attempt) -> TransferSettings:
+    """Return the transfer's settings; the bandwidth is the whole fetch's, and its shards share it."""
+    settings = transfer_settings(attempt.fetch.spec.transfer)
+    if settings.bandwidth_limit is None or attempt.shards == 1:
+        return settings
+    return settings.model_copy(update={"bandwidth_limit": max(1, settings.bandwidth_limit // attempt.shards)})
 
 
 def to_yaml(config: DownloadConfig) -> str:

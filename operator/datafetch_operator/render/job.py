@@ -27,8 +27,10 @@ from datafetch_operator.render.labels import (
     GENERATION_ANNOTATION,
     HOSTS_ANNOTATION,
     NODE_ANNOTATION,
+    PUBLISHES_ANNOTATION,
     ROLE_LABEL,
     SCHEDULED_ANNOTATION,
+    SHARDS_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TRIGGER_ANNOTATION,
     labels,
@@ -45,7 +47,7 @@ def render_job(attempt: Attempt, settings: Settings) -> dict[str, Any]:
     """Return the attempt's Job."""
     template = attempt.fetch.spec.job
     spec: dict[str, Any] = {
-        "backoffLimit": template.backoff_limit,
+        **_completion(attempt),
         "podFailurePolicy": {"rules": _failure_rules()},
         "template": {"metadata": _pod_metadata(attempt), "spec": _pod_spec(attempt, settings)},
     }
@@ -67,6 +69,24 @@ def render_job(attempt: Attempt, settings: Settings) -> dict[str, Any]:
     }
 
 
+def _completion(attempt: Attempt) -> dict[str, Any]:
+    """Return how often it is tried, and, of several shards, that each has an index and is tried again alone.
+
+    The first one that fails for good ends the Job: without its part nothing can be published. Kubernetes knows all this
+    since 1.29.
+    """
+    limit = attempt.fetch.spec.job.backoff_limit
+    if attempt.publishes or attempt.shards == 1:
+        return {"backoffLimit": limit}
+    return {
+        "completionMode": "Indexed",
+        "completions": attempt.shards,
+        "parallelism": attempt.shards,
+        "backoffLimitPerIndex": limit,
+        "maxFailedIndexes": 0,
+    }
+
+
 def _attempt_annotations(attempt: Attempt) -> dict[str, str]:
     wanted = attempt.wanted
     annotations = {
@@ -79,6 +99,10 @@ def _attempt_annotations(attempt: Attempt) -> dict[str, str]:
     }
     if attempt.beside is not None and attempt.beside.node is not None:
         annotations[NODE_ANNOTATION] = attempt.beside.node
+    if attempt.publishes:
+        annotations[PUBLISHES_ANNOTATION] = attempt.plan
+    elif attempt.shards > 1:
+        annotations[SHARDS_ANNOTATION] = str(attempt.shards)
     if wanted.scheduled is not None:
         annotations[SCHEDULED_ANNOTATION] = wanted.scheduled.isoformat()
     return annotations | ({} if wanted.trigger is None else {TRIGGER_ANNOTATION: wanted.trigger})
@@ -168,12 +192,17 @@ def _container(attempt: Attempt, settings: Settings) -> dict[str, Any]:
         "name": CONTAINER,
         "image": settings.downloader_image,
         "imagePullPolicy": settings.downloader_pull_policy,
-        "args": ["run", f"{CONFIG_PATH}/{CONFIG_KEY}", "--config-digest", digest(render_config(attempt))],
+        "args": _arguments(attempt),
         "env": [*env, *(as_json(variable) for variable in template.env if variable.name not in SCRATCH_ENV)],
         "resources": settings.downloader_resources if template.resources is None else as_json(template.resources),
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": _mounts(attempt),
     }
+
+
+def _arguments(attempt: Attempt) -> list[str]:
+    arguments = ["run", f"{CONFIG_PATH}/{CONFIG_KEY}", "--config-digest", digest(render_config(attempt))]
+    return [*arguments, "--publish-shards"] if attempt.publishes else arguments
 
 
 def _mounts(attempt: Attempt) -> list[dict[str, Any]]:
@@ -205,6 +234,8 @@ def _volumes(attempt: Attempt) -> list[dict[str, Any]]:
 
 
 def _secret_sources(attempt: Attempt) -> list[tuple[str, Source]]:
-    """Return the sources with a Secret, each with the name of its volume."""
+    """Return the sources with a Secret, each with the name of its volume; who only publishes needs none."""
+    if attempt.publishes:
+        return []
     sources = attempt.fetch.spec.sources
     return [(f"secret-{number}", source) for number, source in enumerate(sources) if source.secret_ref is not None]

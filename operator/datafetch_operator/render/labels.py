@@ -33,9 +33,14 @@ CLAIM_UID_ANNOTATION = f"{GROUP}/claim-uid"
 GENERATION_ANNOTATION = f"{GROUP}/generation"
 HOSTS_ANNOTATION = f"{GROUP}/hosts"
 NODE_ANNOTATION = f"{GROUP}/node"
+PUBLISHES_ANNOTATION = f"{GROUP}/publishes"
+SHARDS_ANNOTATION = f"{GROUP}/shards"
 SPEC_HASH_ANNOTATION = f"{GROUP}/spec-hash"
 TRIGGER_ANNOTATION = f"{GROUP}/trigger"
 SCHEDULED_ANNOTATION = f"{GROUP}/scheduled"
+
+COMPLETION_INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+"""Kubernetes puts it on each pod of an Indexed Job."""
 
 CONTAINER = "datafetch"
 """Name of the download container."""
@@ -80,6 +85,12 @@ def check_name(fetch_name: str, uid: str, generation: int, run: datetime) -> str
     """Return the name of a drift check's Job and ConfigMap, derived in the same way from all that the check is for."""
     stem = fetch_name[:_STEM_LENGTH].replace(".", "-").rstrip("-")
     return f"{stem}-{_digest(json.dumps([1, uid, 'drift', generation, run.isoformat()]))}"
+
+
+def publisher_name(fetch_name: str, job_name: str) -> str:
+    """Return the name of the Job and ConfigMap that publish what the shards of a Job have brought."""
+    stem = fetch_name[:_STEM_LENGTH].replace(".", "-").rstrip("-")
+    return f"{stem}-{_digest(json.dumps(['publish', job_name]))}"
 
 
 def labels(fetch_name: str, uid: str) -> dict[str, str]:
