@@ -42,6 +42,8 @@ class PlanReport(CommandReport):
     free_bytes: int
     capacity_bytes: int | None = None
     fits: bool
+    archives: int = 0
+    """Files that are archives to unpack; what they hold is known only once they are here."""
     sources: tuple[SourceSummary, ...]
     _preflight: Preflight = PrivateAttr()
     _list_files: bool = PrivateAttr()
@@ -67,6 +69,7 @@ class PlanReport(CommandReport):
             free_bytes=found.free_bytes,
             capacity_bytes=found.capacity_bytes,
             fits=shortage is None,
+            archives=found.plan.archives,
             sources=found.summaries,
         )
         report._preflight, report._list_files = found, list_files
@@ -101,6 +104,9 @@ class PlanReport(CommandReport):
         }
         yield from (f"  {name:<13}{_amount(row.files, row.bytes)}" for name, row in rows.items() if row.files)
         yield f"to fetch: {format_bytes(self.fetch_bytes)}; {self._space()}"
+        if self.archives:
+            count = "1 archive" if self.archives == 1 else f"{self.archives:,} archives"
+            yield f"unpacks {count}: what comes out of them needs space too, and is not counted here"
 
     def _space(self) -> str:
         room = f"{format_bytes(self.needed_bytes)} to be written, {format_bytes(self.free_bytes)} free"

@@ -24,7 +24,7 @@ from datafetch.errors import IntegrityMismatchError, InterruptedByRequestError, 
 from datafetch.marker import MANIFESTS, REVISIONS, STATE_DIRECTORY, ManifestHeader
 from datafetch.records import ManifestFile
 from datafetch.sink.directory import Directory
-from datafetch.sink.manifest import DamagedManifestError, read_header, read_manifest
+from datafetch.sink.manifest import DamagedManifestError, read_archives, read_header, read_manifest
 from datafetch.sources import ChecksumAlgorithm
 
 _READ_BYTES = 1 << 20
@@ -64,6 +64,16 @@ class Manifest:
                 raise _damaged(self.state, self.name)
             try:
                 yield from _in_order(manifest[1])
+            except DamagedManifestError:
+                raise _damaged(self.state, self.name) from None
+
+    def objects(self) -> Iterator[ManifestFile]:
+        """Yield what its source had, in no order: in the place of what came out of an archive that one, maybe twice."""
+        yield from (file for file in self.files() if file.archive is None)
+        with closing(Directory.open(self.state)) as state:
+            try:
+                for archive in read_archives(state, f"{MANIFESTS}/{self.name}"):
+                    yield ManifestFile(archive.path, archive.size, archive.identity)
             except DamagedManifestError:
                 raise _damaged(self.state, self.name) from None
 

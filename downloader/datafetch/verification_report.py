@@ -196,6 +196,6 @@ def manifest_of(tree: PublishedTree, config: DownloadConfig) -> Manifest:
 def compare_with_source(manifest: Manifest, plan: Plan) -> list[Difference]:
     """Return where the source's objects, as they are listed now, are not those of the manifest."""
     with Comparison() as comparison:
-        comparison.expect(Identified(file.path, file.identity, file.size) for file in manifest.files())
+        comparison.expect(Identified(file.path, file.identity, file.size) for file in manifest.objects())
         comparison.find(Identified(file.path, file.identity, file.size) for file in plan)
         return list(islice(comparison.differences(), _MOST_DIFFERENCES))

@@ -28,6 +28,8 @@ from datafetch_api.quantities import format_bytes
 
 _READ_BYTES = 1 << 20
 _BATCH = 256
+_LEAST_BYTES = 16 << 10
+"""What an archive counts for at least where it is held against its content: a few zeros are no bomb."""
 _AS_IT_IS = "or fetch it as it is, without unpack"
 
 
@@ -36,7 +38,7 @@ class _Limits:
 
     def __init__(self, archive: PlannedFile, size: int, settings: Unpack) -> None:
         self._archive = archive
-        self._size = size
+        self._size = max(size, _LEAST_BYTES)
         self._settings = settings
         self.files = 0
         self.bytes = 0
@@ -55,7 +57,7 @@ class _Limits:
         if size > settings.max_bytes:
             self._refuse(f"more than {format_bytes(settings.max_bytes)}", "max_bytes")
         if size > settings.max_ratio * self._size:
-            self._refuse(f"more than {settings.max_ratio:,} times its own {self._size:,} bytes", "max_ratio")
+            self._refuse(f"more than {settings.max_ratio:,} times as many bytes as it has itself", "max_ratio")
 
     def _refuse(self, what: str, key: str) -> None:
         archive = self._archive
@@ -206,8 +208,8 @@ def _open(descriptor: int, size: int, found: Format) -> Reader:
     """Return the reader of an archive. Raises DamagedError where it does not begin as its name says."""
     head = os.pread(descriptor, MAGIC_BYTES, 0)
     if found.magics and not head.startswith(found.magics):
-        what = "is empty" if not head else f"is no {found.name}: it begins with {head[:4].hex(' ')}"
-        raise DamagedError(f"{what}, which its name does not say")
+        begins = f"begins with {head[:4].hex(' ')}" if head else "is empty"
+        raise DamagedError(f"is no {found.name} archive, as its name says: it {begins}")
     if found.compression is None:
         from datafetch.unpacking.zip import ZipReader
 
