@@ -65,8 +65,9 @@ def test_its_examples_run_with_their_defaults_spelled_out(
 
 def test_the_maximum_speed_is_a_limit_at_the_server(s3: S3Place, tmp_path: Path, proxy: ThrottlingProxy) -> None:
     chance = random.Random(1)
-    files = {f"large-{number}.bin": chance.randbytes(12_000_000) for number in range(3)}
-    files |= {f"small/{number:03}.bin": chance.randbytes(10_000) for number in range(100)}
+    files = {f"small/{number:03}.bin": chance.randbytes(10_000) for number in range(100)}
+    # As many as are open, the kernel would take whole, however slowly they are read.
+    files |= {f"middling/{number:02}.bin": chance.randbytes(700_000) for number in range(48)}
     s3.fill(files)
 
     started = time.monotonic()
@@ -78,9 +79,9 @@ def test_the_maximum_speed_is_a_limit_at_the_server(s3: S3Place, tmp_path: Path,
     total = sum(count for _, count in proxy.sent)
     assert total == sum(map(len, files.values()))
     assert total / whole <= 6_500_000
-    # The server's last bytes are in the kernel's buffers when it is done with them.
+    # The proxy notes what it hands over to the kernel, up to 256 KiB a connection before it is sent.
     at_server = proxy.sent[-1][0] - proxy.sent[0][0]
-    assert 0.8 * 6_500_000 <= total / at_server <= 1.03 * 6_500_000
+    assert 0.8 * 6_500_000 <= total / at_server <= 1.02 * 6_500_000
 
 
 @pytest.mark.parametrize("key", ["small.bin", "large.bin"])

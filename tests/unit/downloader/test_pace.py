@@ -278,6 +278,17 @@ def test_an_event_loop_is_told_how_long_to_wait_and_is_not_kept() -> None:
     assert BandwidthLimiter(None).delay(1 << 30) == 0.0
 
 
+def test_a_head_start_of_the_server_is_paid_at_the_beginning() -> None:
+    limiter = BandwidthLimiter(1000, head_start=0.25, clock=lambda: 7.0)
+    assert limiter.delay(100) == pytest.approx(0.25 + 0.1)
+
+
+def test_what_may_be_asked_for_ahead_follows_the_limit() -> None:
+    assert BandwidthLimiter(None).ahead_bytes is None
+    assert BandwidthLimiter(8_000_000).ahead_bytes == 2_000_000
+    assert BandwidthLimiter(1).ahead_bytes == 64 << 10
+
+
 def test_threads_share_one_limit() -> None:
     limiter = BandwidthLimiter(100_000)
     started = monotonic()
