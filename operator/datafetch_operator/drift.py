@@ -141,12 +141,7 @@ def _compare(fetch: DataFetch, status: DataFetchStatus, time: datetime, result: 
     found = result.manifest_digest or result.source_digest
     published = _published(status.artifact, result)
     if published is None:
-        return _failed(
-            status,
-            time,
-            "sizes of objects, or what archives hold, are known only once they are fetched, and what was listed then "
-            "was not noted. Set spec.refresh.trigger to a new value to fetch again; from then on it can be told.",
-        )
+        return _failed(status, time, _untold(fetch))
     changed = found != published
     message = _difference(fetch, status, result) if changed else _sameness(result)
     return DriftStatus(check_time=time, changed=changed, manifest_digest=found, message=message[:_MESSAGE_LENGTH])
@@ -159,6 +154,14 @@ def _published(artifact: ArtifactStatus | None, result: Result) -> str | None:
     if result.manifest_digest is None:
         return artifact.source_digest
     return artifact.source_digest or artifact.manifest_digest or None
+
+
+def _untold(fetch: DataFetch) -> str:
+    """Return why nothing can be compared: the listing lacks what only a fetch finds out, and was not kept."""
+    why = "some sizes, or what archives hold, are known only once they are fetched, and what was listed then was not noted"
+    if (fetch.spec.job.shards or 1) > 1:
+        return f"{why}: shards do not. Set spec.job.shards to 1, or fetch on a schedule instead."
+    return f"{why}. Set spec.refresh.trigger to a new value to fetch again; from then on it can be told."
 
 
 def _sameness(result: Result) -> str:
