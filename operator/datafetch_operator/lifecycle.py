@@ -5,8 +5,10 @@ under way says `status.jobRef`: its name is derived from all that the attempt is
 that the attempt does. `reconcile` carries decisions out; `docs/operator.md` draws them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from datafetch_api.exit_codes import ExitCode
 from datafetch_api.resource import ConditionType, DataFetch, DataFetchStatus, JobRef
@@ -15,6 +17,7 @@ from datafetch_operator.observation import Claim, Job, Mount, Observation
 from datafetch_operator.reasons import Reason
 from datafetch_operator.render.config_map import Attempt, download_items
 from datafetch_operator.render.drift_job import Check
+from datafetch_operator.render.labels import Wanted
 from datafetch_operator.status import describe, size, wanted_growth
 from datafetch_operator.wanted import current_attempt, is_done, is_failed, next_run, schedule_of, wanted_now
 
@@ -89,51 +92,225 @@ def needs_mounts(seen: Observation, decision: Decision) -> bool:
 
 
 def _next_step(seen: Observation, status: DataFetchStatus) -> steps.Step:
-    fetch, claim = seen.fetch, seen.claim
-    if fetch.spec.target is None:
-        return steps.Recipe()
-    refused = _refuse(seen)
-    if refused is not None:
-        return refused
-    if fetch.spec.suspend:
-        return steps.Suspended()
-    if claim is None and fetch.spec.target.persistent_volume_claim.create is not None:
-        return steps.CreateClaim()
-    if claim is None or claim.deleting or claim.phase == "Lost":
-        return steps.AwaitClaim()
-    wanted = wanted_now(fetch, status, claim.uid, seen.now)
-    if is_done(status, wanted):
-        return steps.Done(*_next_sync(seen, status))
-    number = current_attempt(fetch, status, wanted)
-    if number and is_failed(fetch, status, wanted) and not _has_grown(status, claim):
-        return steps.Failed(*_next_sync(seen, status))
-    return _attempt(seen, status, Attempt(fetch, wanted, max(number, 1), claim), is_current=number > 0)
+    """Return the answer to the first question that has one; the last has always."""
+    case = _Case(seen, status)
+    answers = (question.ask(case) for question in QUESTIONS)
+    return next(answer for answer in answers if answer is not None)
+
+
+# --- the questions ---------------------------------------------------------------------------------------------------
+
+
+class _Case:
+    """What a question is asked of. What follows from the claim is for those that come after it is known to be there."""
+
+    def __init__(self, seen: Observation, status: DataFetchStatus) -> None:
+        self.seen = seen
+        self.status = status
+
+    @property
+    def fetch(self) -> DataFetch:
+        return self.seen.fetch
+
+    @cached_property
+    def claim(self) -> Claim:
+        if self.seen.claim is None:
+            raise LookupError("no claim: this is asked too early")
+        return self.seen.claim
+
+    @cached_property
+    def wanted(self) -> Wanted:
+        return wanted_now(self.fetch, self.status, self.claim.uid, self.seen.now)
+
+    @cached_property
+    def number(self) -> int:
+        """The number of the current attempt; 0 where there is none."""
+        return current_attempt(self.fetch, self.status, self.wanted)
+
+    @cached_property
+    def attempt(self) -> Attempt:
+        """The current attempt, or the first."""
+        return Attempt(self.fetch, self.wanted, max(self.number, 1), self.claim)
+
+    @property
+    def following(self) -> Attempt:
+        """The attempt after it."""
+        return Attempt(self.fetch, self.wanted, self.attempt.number + 1, self.claim)
+
+    @cached_property
+    def job(self) -> Job | None:
+        """The attempt's Job."""
+        return self.seen.job(self.attempt.name)
+
+
+def _has_no_target(case: _Case) -> steps.Step | None:
+    return steps.Recipe() if case.fetch.spec.target is None else None
+
+
+def _cannot_be_carried_out(case: _Case) -> steps.Step | None:
+    problem = _problem(case.seen)
+    return None if problem is None else steps.Refused(Reason.INVALID_SPEC, problem)
+
+
+def _has_an_elder(case: _Case) -> steps.Step | None:
+    conflict = _conflict(case.seen)
+    return None if conflict is None else steps.Refused(Reason.TARGET_CONFLICT, conflict)
+
+
+def _is_suspended(case: _Case) -> steps.Step | None:
+    return steps.Suspended() if case.fetch.spec.suspend else None
+
+
+def _needs_a_claim(case: _Case) -> steps.Step | None:
+    target = case.fetch.spec.target
+    creates = target is not None and target.persistent_volume_claim.create is not None
+    return steps.CreateClaim() if creates and case.seen.claim is None else None
+
+
+def _has_no_claim(case: _Case) -> steps.Step | None:
+    claim = case.seen.claim
+    return steps.AwaitClaim() if claim is None or claim.deleting or claim.phase == "Lost" else None
+
+
+def _is_published(case: _Case) -> steps.Step | None:
+    done = is_done(case.status, case.wanted)
+    return steps.Done(*_next_sync(case.seen, case.status)) if done else None
+
+
+def _has_failed(case: _Case) -> steps.Step | None:
+    failed = case.number and is_failed(case.fetch, case.status, case.wanted)
+    over = failed and not _has_grown(case.status, case.claim)
+    return steps.Failed(*_next_sync(case.seen, case.status)) if over else None
+
+
+def _is_on_its_way_out(case: _Case) -> steps.Step | None:
+    job = case.job
+    return steps.AwaitRemoval(job, _JOB_GOES_SECONDS) if job is not None and job.deleting else None
+
+
+def _has_not_begun(case: _Case) -> steps.Step | None:
+    if case.number:
+        return None
+    return _start(case.seen, case.attempt, is_new=True) if case.job is None else steps.Adopt(case.job)
+
+
+def _was_never_made(case: _Case) -> steps.Step | None:
+    known = case.status.job_ref is not None and case.status.job_ref.uid is not None
+    return None if case.job is not None or known else _start(case.seen, case.attempt, is_new=False)
+
+
+def _is_lost(case: _Case) -> steps.Step | None:
+    job = case.job
+    if job is not None and job.finished != "Failed" and not _is_stranded(case.seen, job):
+        return None
+    return _start(case.seen, case.following, is_new=True)
+
+
+def _has_brought_all_shards(case: _Case) -> steps.Step | None:
+    job = case.job
+    if job is None or job.finished != "Complete" or job.shards == 1:
+        return None
+    return _publication(case.seen, job, replace(case.attempt, publishes=job.shards), case.following)
+
+
+def _went_unread(case: _Case) -> steps.Step | None:
+    job = case.job
+    unread = job is not None and job.finished == "Complete"
+    return _after_lost_result(case.seen, job, case.following) if job is not None and unread else None
+
+
+def _is_at_work(case: _Case) -> steps.Step | None:
+    return None if case.job is None else steps.Watch(case.job, sharding.watch(case.seen, case.job))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that is asked of a fetch at every look. `docs/operator.md` shows all of them, from this table."""
+
+    asks: str
+    does: str
+    """What is done where the answer is yes."""
+    answers: tuple[type[steps.Step], ...]
+    """The steps that it may find the fetch at."""
+    ask: Callable[[_Case], steps.Step | None]
+
+
+_BEGINS = (steps.Start, steps.AwaitUse, steps.Queued)
+QUESTIONS: tuple[Question, ...] = (
+    Question("No target?", "nothing: pods that ask download it themselves", (steps.Recipe,), _has_no_target),
+    Question(
+        "A source, a schedule or shards that cannot be carried out?",
+        "Accepted=False, InvalidSpec",
+        (steps.Refused,),
+        _cannot_be_carried_out,
+    ),
+    Question(
+        "An older DataFetch has the same or a nested path on the claim?",
+        "Accepted=False, TargetConflict; its Job goes",
+        (steps.Refused,),
+        _has_an_elder,
+    ),
+    Question("`suspend`?", "its Job goes; parts stay on the volume", (steps.Suspended,), _is_suspended),
+    Question("No claim, and `create`?", "the claim is created", (steps.CreateClaim,), _needs_a_claim),
+    Question(
+        "No claim, one on its way out, or one that lost its volume?",
+        "wait; the Job goes",
+        (steps.AwaitClaim,),
+        _has_no_claim,
+    ),
+    Question(
+        "`status.artifact` is of these sources and this claim, no trigger is pending and no scheduled run is due?",
+        "nothing until the next run, but perhaps a drift check",
+        (steps.Done,),
+        _is_published,
+    ),
+    Question(
+        "`status.lastFailure` is of this attempt and generation, and the claim has not grown after InsufficientSpace?",
+        "wait for a change, or the next run",
+        (steps.Failed,),
+        _has_failed,
+    ),
+    Question(
+        "The attempt's Job is on its way out?", "wait until it is gone", (steps.AwaitRemoval,), _is_on_its_way_out
+    ),
+    Question(
+        "No attempt yet for these sources, trigger, run and claim?",
+        "count attempt 1, then make its ConfigMap and Job; where a Job is there, the status was lost: take it up",
+        (*_BEGINS, steps.Adopt),
+        _has_not_begun,
+    ),
+    Question("The attempt's Job is missing, and never was?", "make it", _BEGINS, _was_never_made),
+    Question(
+        "The Job vanished, failed at an older generation, or is bound to a node that cannot take its pod and where "
+        "no pod mounts the claim any more?",
+        "the next attempt",
+        _BEGINS,
+        _is_lost,
+    ),
+    Question(
+        "All shards are complete?",
+        "make the Job that publishes them, and see it to its end",
+        (steps.Watch, *_BEGINS, steps.AwaitRemoval),
+        _has_brought_all_shards,
+    ),
+    Question(
+        "The Job is complete, but its pods went unread?",
+        "the next attempt, after a pause: it finds everything there",
+        (steps.AwaitRemoval, *_BEGINS),
+        _went_unread,
+    ),
+    Question("The Job is at work?", "tell what it does or waits for", (steps.Watch,), _is_at_work),
+)
+"""Asked in this order; the first that is answered with a step decides."""
+
+
+# --- what the answers need -------------------------------------------------------------------------------------------
 
 
 def _next_sync(seen: Observation, status: DataFetchStatus) -> tuple[datetime | None, float | None]:
     """Return when the schedule wants the fetch again, and in how many seconds that is."""
     run = next_run(seen.fetch, status)
     return run, None if run is None else (run - seen.now).total_seconds()
-
-
-def _attempt(seen: Observation, status: DataFetchStatus, attempt: Attempt, *, is_current: bool) -> steps.Step:
-    """Return how the attempt goes on: it is started, taken up after a lost status, watched, or followed by the next."""
-    job = seen.job(attempt.name)
-    if job is not None and job.deleting:
-        return steps.AwaitRemoval(job, _JOB_GOES_SECONDS)
-    if not is_current:
-        return _start(seen, attempt, is_new=True) if job is None else steps.Adopt(job)
-    following = Attempt(attempt.fetch, attempt.wanted, attempt.number + 1, attempt.claim)
-    if job is None:
-        vanished = status.job_ref is not None and status.job_ref.uid is not None
-        return _start(seen, following, is_new=True) if vanished else _start(seen, attempt, is_new=False)
-    if job.finished == "Failed" or _is_stranded(seen, job):
-        return _start(seen, following, is_new=True)
-    if job.finished == "Complete" and job.shards > 1:
-        return _publication(seen, job, replace(attempt, publishes=job.shards), following)
-    if job.finished == "Complete":
-        return _after_lost_result(seen, job, following)
-    return steps.Watch(job, sharding.watch(seen, job))
 
 
 def _publication(seen: Observation, job: Job, attempt: Attempt, following: Attempt) -> steps.Step:
@@ -158,7 +335,7 @@ def _start(seen: Observation, attempt: Attempt, *, is_new: bool) -> steps.Start 
     holders = _holders(seen, attempt.fetch)
     if holders and "ReadWriteOncePod" in attempt.claim.access_modes:
         return steps.AwaitUse(holders[0].pod, _IN_USE_SECONDS)
-    if seen.place is not None:
+    if seen.place is not None and not attempt.publishes:
         return steps.Queued(attempt, seen.place)
     beside = None if attempt.claim.shared else next((holder for holder in holders if not holder.deleting), None)
     oldest = None
@@ -195,17 +372,19 @@ def _after_lost_result(seen: Observation, job: Job, following: Attempt) -> steps
     return steps.AwaitRemoval(job, left) if left > 0 else _start(seen, following, is_new=True)
 
 
-def _refuse(seen: Observation) -> steps.Refused | None:
+def _problem(seen: Observation) -> str | None:
     """Return why the spec cannot be carried out, where it cannot."""
     try:
         download_items(seen.fetch.spec.sources)
         schedule_of(seen.fetch)
         drift.schedule_of(seen.fetch)
     except ValueError as error:
-        return steps.Refused(Reason.INVALID_SPEC, " ".join(str(error).split()))
-    unshared = sharding.refuse(seen)
-    if unshared is not None:
-        return steps.Refused(Reason.INVALID_SPEC, unshared)
+        return " ".join(str(error).split())
+    return sharding.refuse(seen)
+
+
+def _conflict(seen: Observation) -> str | None:
+    """Return which older DataFetch has the directory, where one has."""
     this = next((c for c in seen.claimants if c.uid == seen.fetch.metadata.uid), None)
     if this is None:
         return None
@@ -213,11 +392,10 @@ def _refuse(seen: Observation) -> steps.Refused | None:
     if not elders:
         return None
     elder = min(elders, key=lambda claimant: claimant.seniority)
-    message = (
+    return (
         f"DataFetch {elder.key.name!r} already has path {elder.path!r} on claim {this.claim!r}; "
         f"choose a path that neither contains it nor lies in it, or delete that DataFetch."
     )
-    return steps.Refused(Reason.TARGET_CONFLICT, message)
 
 
 def _overlap(one: str, other: str) -> bool:

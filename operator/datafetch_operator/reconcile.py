@@ -152,8 +152,8 @@ class Reconciler:
 
     def _take_turn(self, seen: Observation, decision: Decision) -> tuple[Observation, Decision]:
         """Ask, before an attempt starts, whether it may: where downloads are limited, it may have to wait."""
-        if decision.start is None or not self._turns.limited:
-            return seen, decision
+        if decision.start is None or decision.start.publishes or not self._turns.limited:
+            return seen, decision  # What is publishing has brought its data, and waits for nobody.
         self._count_running()
         place = self._turns.ask(contender(seen.fetch, decision.start.wanted.scheduled or seen.now))
         if place is None:
