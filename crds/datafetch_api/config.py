@@ -115,7 +115,15 @@ class DownloadConfig(ConfigModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two download_items are named {twice[0]!r}; give each a name of its own")
+        if self.managed is not None and self.managed.shards is not None:
+            self._refuse_unpacking_by_shards()
         return self
+
+    def _refuse_unpacking_by_shards(self) -> None:
+        """Raise where a shard would unpack archives: none of them sees what the others' archives hold."""
+        unpacks = next((item.name for item in self.download_items if item.unpack is not None), None)
+        if unpacks is not None:
+            raise ValueError(f"{unpacks!r} unpacks archives, which several shards cannot; take out shards or unpack")
 
 
 __all__ = [

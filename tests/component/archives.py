@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from component.commands import Run, datafetch, tree
+from component.prefork import Prefork
 from servers.http import StaticServer
 
 if sys.version_info >= (3, 14):
@@ -76,6 +77,8 @@ class Yard:
     base: Path
     managed: bool
     unpack: dict[str, Any] = field(default_factory=dict)
+    runs: Prefork | None = None
+    """What runs the command, if not a process of its own."""
 
     @property
     def volume(self) -> Path:
@@ -102,7 +105,12 @@ class Yard:
 
     def fetch(self, *names: str, arguments: tuple[str, ...] = (), **more: Any) -> Run:
         """Fetch these names."""
-        return datafetch("run", self.config(names, **more), "--json", *arguments, cwd=self.base)
+        return self.datafetch("run", self.config(names, **more), "--json", *arguments)
+
+    def datafetch(self, *arguments: str | Path) -> Run:
+        """Run the command."""
+        run = self.runs.datafetch if self.runs is not None else datafetch
+        return run(*arguments, cwd=self.base)
 
     @property
     def published(self) -> dict[str, bytes]:

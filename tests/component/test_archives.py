@@ -13,21 +13,28 @@ import pytest
 
 from component.archives import FORMATS, Yard, member, tar, zipped
 from component.commands import datafetch, tree
+from component.prefork import Prefork, prefork
 from servers.http import StaticServer
 
 FILES = {"a.txt": b"first", "deep/er/b.bin": bytes(range(256)) * 3000, "empty": b"", "name with ü": b"x"}
 
 
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Prefork]:
+    with prefork() as running:
+        yield running
+
+
 @pytest.fixture(params=[True, False], ids=["managed", "in-place"])
-def yard(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Yard]:
+def yard(request: pytest.FixtureRequest, runs: Prefork, tmp_path: Path) -> Iterator[Yard]:
     with StaticServer() as server:
-        yield Yard(server, tmp_path, managed=request.param)
+        yield Yard(server, tmp_path / "place", managed=request.param, runs=runs)
 
 
 @pytest.fixture
-def in_place(tmp_path: Path) -> Iterator[Yard]:
+def in_place(runs: Prefork, tmp_path: Path) -> Iterator[Yard]:
     with StaticServer() as server:
-        yield Yard(server, tmp_path, managed=False)
+        yield Yard(server, tmp_path / "place", managed=False, runs=runs)
 
 
 def asked_for(yard: Yard) -> int:
@@ -70,9 +77,9 @@ def test_the_archive_stays_where_that_is_asked_for(yard: Yard) -> None:
     assert again.result.reused_bytes == again.result.total_bytes
 
 
-def test_an_archive_that_is_not_kept_any_more_goes_without_being_fetched_again(tmp_path: Path) -> None:
+def test_an_archive_that_is_not_kept_any_more_goes_without_being_fetched_again(runs: Prefork, tmp_path: Path) -> None:
     with StaticServer() as server:
-        yard = Yard(server, tmp_path, managed=True, unpack={"keep_archive": True})
+        yard = Yard(server, tmp_path / "place", managed=True, unpack={"keep_archive": True}, runs=runs)
         yard.put({"data.zip": zipped(FILES)})
         assert yard.fetch("data.zip").code == 0
         yard.unpack = {}
@@ -112,10 +119,10 @@ def test_a_member_that_was_altered_is_unpacked_anew(yard: Yard) -> None:
     assert yard.fetch("data.zip").code == 0
     altered = yard.volume / "data/a.txt"
     altered.write_bytes(b"by hand")
-    assert datafetch("verify", yard.volume / "data", cwd=yard.base).code == 12
+    assert yard.datafetch("verify", yard.volume / "data").code == 12
     assert yard.fetch("data.zip").code == 0
     assert yard.published == FILES
-    assert datafetch("verify", yard.volume / "data", "--strict", cwd=yard.base).code == 0
+    assert yard.datafetch("verify", yard.volume / "data", "--strict").code == 0
 
 
 def test_damage_that_keeps_size_and_time_is_found_by_the_members_checksums(yard: Yard) -> None:
@@ -125,7 +132,7 @@ def test_damage_that_keeps_size_and_time_is_found_by_the_members_checksums(yard:
     status = damaged.stat()
     damaged.write_bytes(b"fIrst")
     os.utime(damaged, ns=(status.st_atime_ns, status.st_mtime_ns))
-    verified = datafetch("verify", yard.volume / "data", cwd=yard.base)
+    verified = yard.datafetch("verify", yard.volume / "data")
     assert verified.code == 12
     assert "crc32" in verified.stdout
     assert yard.fetch("data.tar", arguments=("--verify", "full")).code == 0
@@ -149,7 +156,7 @@ def test_a_listing_alone_has_the_digest_that_the_fetch_publishes(yard: Yard) -> 
     yard.put({"a.zip": zipped(FILES), "b.txt": b"b"})
     fetched = yard.fetch("a.zip", "b.txt").result
     lock = yard.base / "it.lock"
-    assert datafetch("lock", yard.config(["a.zip", "b.txt"]), "-o", lock, cwd=yard.base).code == 0
+    assert yard.datafetch("lock", yard.config(["a.zip", "b.txt"]), "-o", lock).code == 0
     assert json.loads(lock.read_text())["manifestDigest"] == fetched.manifest_digest
 
 
@@ -157,19 +164,19 @@ def test_verify_finds_no_difference_to_a_source_that_is_the_same(yard: Yard) -> 
     yard.put({"a.zip": zipped(FILES), "b.txt": b"b"})
     assert yard.fetch("a.zip", "b.txt").code == 0
     config = yard.config(["a.zip", "b.txt"])
-    assert datafetch("verify", yard.volume / "data", "--source", config, cwd=yard.base).code == 0
+    assert yard.datafetch("verify", yard.volume / "data", "--source", config).code == 0
     yard.put({"a.zip": zipped({"other": b""})})
-    assert datafetch("verify", yard.volume / "data", "--source", config, cwd=yard.base).code == 17
+    assert yard.datafetch("verify", yard.volume / "data", "--source", config).code == 17
 
 
 def test_the_plan_says_how_many_archives_it_unpacks(yard: Yard) -> None:
     yard.put({"a.zip": zipped(FILES), "b.txt": b"b"})
     config = yard.config(["a.zip", "b.txt"])
-    before = datafetch("plan", config, cwd=yard.base)
+    before = yard.datafetch("plan", config)
     assert before.code == 0, before.stderr
     assert "unpacks 1 archive" in before.stdout
     assert yard.fetch("a.zip", "b.txt").code == 0
-    found = json.loads(datafetch("plan", config, "--json", cwd=yard.base).stdout)
+    found = json.loads(yard.datafetch("plan", config, "--json").stdout)
     assert (found["archives"], found["unchanged"]["files"], found["remove"]["files"]) == (1, 2, 0)
 
 
