@@ -38,7 +38,8 @@ def _pod_runs(world: World) -> None:
 def _pod_ends_well(world: World) -> None:
     if _live_job(world):
         world.end_pod(0, success_message(digest=world.digest), "Completed")
-        world.end_job("Complete")
+        if world.all_ended:
+            world.end_job("Complete")
 
 
 def _pod_fails(world: World, code: ExitCode) -> None:
@@ -134,9 +135,12 @@ HAPPENINGS: dict[str, Callable[[World], object]] = {
     "a schedule that never comes": lambda world: world.change(refresh={"schedule": "0 0 30 2 *"}),
     "suspend": lambda world: world.change(suspend=True),
     "resume": lambda world: world.change(suspend=False),
+    "three pods share it": lambda world: world.change(job={"shards": 3}),
+    "one pod is enough": lambda world: world.change(job={}),
     "time to live": lambda world: world.change(job={"ttlSecondsAfterFinished": 5}),
     "a larger claim is wanted": _wants_more,
     "the claim is for one node": lambda world: _claim_is_for(world, "ReadWriteOnce"),
+    "the claim is for everybody": lambda world: _claim_is_for(world, "ReadWriteMany"),
     "the claim is for one pod": lambda world: _claim_is_for(world, "ReadWriteOncePod"),
     "somebody mounts the claim": lambda world: setattr(world, "mounts", (Mount("trainer-0", START, "node7"),)),
     "somebody else mounts the claim": lambda world: setattr(world, "mounts", (Mount("trainer-1", START, "node8"),)),
@@ -201,8 +205,11 @@ def test_whatever_happened_a_fetch_that_is_let_alone_gets_ready(happenings: list
     for happening in happenings:
         HAPPENINGS[happening](world)
     world.refuses, world.mounts, world.place = None, (), None
+    _claim_is_for(world, "ReadWriteMany")
     world.change(suspend=False, refresh={"trigger": "for the last time"})
-    for _ in range(4):
+    if world.claim is None:
+        world.change(job={})  # the claim that is created is for one node
+    for _ in range(8):
         world.settle()
         _claim_is_bound(world)
         _pod_runs(world)

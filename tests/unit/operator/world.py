@@ -154,6 +154,8 @@ class World:
     """Where it stands in the queue of those that want to start."""
     refuses: str | None = None
     """What the API server answers to whoever creates something."""
+    ended: dict[str, set[int]] = field(default_factory=dict)
+    """The shards of each Job that have ended well."""
     claims_made: int = 0
     jobs_made: int = 0
     checks_made: int = 0
@@ -242,7 +244,7 @@ class World:
 
     def _create_job(self, attempt: Attempt) -> None:
         assert self.fetch.status.job_ref is not None
-        assert self.fetch.status.job_ref.name == attempt.name, "the attempt stands in the status before its Job exists"
+        assert self.fetch.status.job_ref.name == attempt.plan, "the attempt stands in the status before its Job exists"
         assert self.fetch.status.attempts == attempt.number
         assert attempt.name not in self.jobs, "a Job is replaced, never changed"
         render_config_map(attempt)
@@ -286,7 +288,9 @@ class World:
         """Let the newest Job have a running pod."""
         job = list(self.jobs.values())[-1]
         pod = Pod(f"{job.name}-{len(self.pods)}", f"pod-{len(self.pods)}", job.name, "Running", self.now, node="node0")
-        self.pods.append(replace(pod, **more))
+        left = [shard for shard in range(job.shards) if shard not in self.ended.get(job.name, ())]
+        self.pods.append(replace(pod, index=left[0] if left else 0))
+        self.pods[-1] = replace(self.pods[-1], **more)
         return self.pods[-1]
 
     def end_pod(self, code: int, message: str = "", reason: str = "Error") -> None:
@@ -294,8 +298,16 @@ class World:
         phase = "Failed" if code else "Succeeded"
         self.pods[-1] = replace(self.pods[-1], phase=phase, termination=Termination(code, reason, message))
         name = self.pods[-1].job
+        if not code:
+            self.ended.setdefault(name, set()).add(self.pods[-1].index)
         if code:
             self.jobs[name] = replace(self.jobs[name], failed_pods=self.jobs[name].failed_pods + 1)
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether every shard of the newest pod's Job has ended well."""
+        job = self.jobs[self.pods[-1].job]
+        return len(self.ended.get(job.name, ())) == job.shards
 
     def end_job(self, how: Any, reason: str = "", message: str = "") -> None:
         """Let the newest pod's Job end."""
