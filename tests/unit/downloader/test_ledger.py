@@ -47,6 +47,27 @@ def stream(ledger: Ledger, source_index: int = 0, kind: Kind = Kind.SMALL, limit
     return found
 
 
+# --- what has moved ---
+
+SHA = Checksum(ChecksumAlgorithm.SHA256, "ab" * 32)
+
+
+def test_a_published_file_is_found_by_a_checksum_that_names_its_content(ledger: Ledger) -> None:
+    of_content = ManifestFile("old/a", 3, "oid:1", f"sha256:{SHA.value}", 7)
+    ledger.load_published([of_content, ManifestFile("old/b", 9, "etag:b", "crc32:cbf43926", 7)])
+    assert ledger.published_alike(SHA, 3) == of_content
+    assert ledger.published_alike(SHA, None) == of_content
+    assert ledger.published_alike(SHA, 4) is None
+    assert ledger.published_alike(CRC, 9) is None, "many files have one checksum of 32 bits"
+    assert ledger.published_alike(None, 3) is None
+    assert ledger.published_alike(Checksum(ChecksumAlgorithm.GIT_BLOB, SHA.value), 3) is None
+
+
+def test_a_planned_path_is_known_as_such(ledger: Ledger) -> None:
+    add(ledger, planned("a"), planned("B"), fold=True)
+    assert [ledger.is_planned(path) for path in ("a", "B", "b", "c")] == [True, True, False, False]
+
+
 # --- the plan ---
 
 
