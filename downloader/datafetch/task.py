@@ -7,7 +7,9 @@ outcome = await task                # the same for asyncio; cancelling that canc
 """
 
 import asyncio
+import atexit
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -32,6 +34,9 @@ from datafetch_api.quantities import format_bytes
 from datafetch_api.report import Progress, Stage
 
 POLL_SECONDS = 2.0
+_FAREWELL_SECONDS = 3.0
+"""How long a program that ends waits for its fetches to note what they have."""
+_running: "set[FetchTask]" = set()
 
 
 class FetchStatus(StrEnum):
@@ -97,7 +102,7 @@ class FetchProgress:
 
 
 class FetchTask:
-    """One fetch. Thread-safe; runs in a thread of its own, which does not keep the program from ending.
+    """One fetch. Thread-safe; runs in a thread of its own, and ends when the program ends.
 
     One that has ended may be started again: it brings what is missing, or has changed.
     """
@@ -161,6 +166,7 @@ class FetchTask:
             self._outcome = self._error = None
             self._tracker, self._cancel, self._ended = ProgressTracker(), threading.Event(), threading.Event()
             thread = threading.Thread(target=self._run, args=(self._tracker, self._cancel), name="fetch", daemon=True)
+            _running.add(self)
             thread.start()
         return self
 
@@ -261,6 +267,7 @@ class FetchTask:
             self._outcome, self._error = outcome, error
             self._status = _status(error)
             calls, self._when_ended = self._when_ended, []
+            _running.discard(self)
             self._ended.set()
         for call in calls:
             with contextlib.suppress(RuntimeError):  # its loop has ended, and nobody waits there any more
@@ -284,6 +291,21 @@ class FetchTask:
         )
         place = f"<div><code>{escape(self._what)}</code> to <code>{escape(self.directory)}</code>: {self._status}</div>"
         return f"{place}<div>{self.progress._repr_html_()}</div>{failure}"
+
+
+@atexit.register
+def _end_running() -> None:
+    """End the fetches of a program that ends: what they have is noted, and their directories are free."""
+    deadline = time.monotonic() + _FAREWELL_SECONDS
+    tasks = list(_running)
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(DataFetchError):
+            task.wait(timeout=max(0.0, deadline - time.monotonic()))
+
+
+os.register_at_fork(after_in_child=_running.clear)  # their threads are not there
 
 
 def _bar(task: FetchTask) -> "contextlib.AbstractContextManager[object]":

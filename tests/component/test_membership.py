@@ -146,6 +146,36 @@ def test_objects_written_too_far_apart_are_not_fetched(s3: S3Place, tmp_path: Pa
     assert run(s3, tmp_path, {"exclude": ["**/old.csv"]}, max_timestamp_spread=3600).code == 0
 
 
+def test_the_fields_of_a_resource_mean_the_same(s3: S3Place, tmp_path: Path) -> None:
+    s3.fill({**FILES, "set/manifest": listed("a.csv", "sub/old.csv")})
+    old = s3.server.objects / s3.bucket / "set/sub/old.csv"
+    os.utime(old, (old.stat().st_mtime - 7200, old.stat().st_mtime - 7200))
+    secret = tmp_path / "secrets" / "keys"
+    secret.mkdir(parents=True)
+    (secret / "AWS_ACCESS_KEY_ID").write_text(s3.server.access_key)
+    (secret / "AWS_SECRET_ACCESS_KEY").write_text(s3.server.secret_key)
+    source = {
+        "name": "set",
+        "s3": {"bucket": s3.bucket, "prefix": "set", "endpoint": s3.server.url},
+        "secretRef": {"name": "keys"},
+        "manifest": "manifest",
+        "maxTimestampSpread": "1h",
+    }
+    spec = {"sources": [source], "target": {"persistentVolumeClaim": {"claimName": "data"}}}
+    resource = {"apiVersion": "datafetch.io/v1alpha1", "kind": "DataFetch", "metadata": {"name": "set"}, "spec": spec}
+
+    def fetch() -> Run:
+        (tmp_path / "resource.yaml").write_text(yaml.safe_dump(resource))
+        where = ("--target-dir", tmp_path / "data", "--secrets-dir", tmp_path / "secrets")
+        return datafetch("run", tmp_path / "resource.yaml", "--json", *where, cwd=tmp_path)
+
+    refused = fetch()
+    assert (refused.code, "was written 2:00:00 h after" in refused.sentence) == (12, True)
+    source["maxTimestampSpread"] = "3h"
+    assert fetch().code == 0
+    assert tree(tmp_path / "data") == {"a.csv": b"a", "sub/old.csv": FILES["set/sub/old.csv"]}
+
+
 def test_times_are_known_of_gcs_too(gcs: GCSPlace, tmp_path: Path) -> None:
     gcs.fill(FILES)
 
