@@ -45,6 +45,7 @@ class Reason(StrEnum):
     # Progressing, status False: something has to change before it goes on; it then goes on by itself
     STALLED = "Stalled"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a password
+    CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
@@ -101,6 +102,7 @@ BLOCKED = frozenset(
     {
         Reason.STALLED,
         Reason.SECRET_NOT_FOUND,
+        Reason.CONFIG_MAP_NOT_FOUND,
         Reason.UNSCHEDULABLE,
         Reason.IMAGE_PULL_FAILED,
         Reason.CONTAINER_CONFIG_ERROR,

@@ -53,6 +53,8 @@ _JOB_EVENTS = (
     (re.compile(r"service ?account .*not found"), Reason.SERVICE_ACCOUNT_NOT_FOUND),
 )
 _MISSING_SECRET = re.compile(r'secret "([^"]+)" not found')
+_MISSING_CONFIG_MAP = re.compile(r'configmap "([^"]+)" not found')
+_MISSING_KEY = re.compile(r'volume "authorities-(\d+)" ?: .*non-existent config key: (\S+)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,8 @@ def _blocked(seen: Observation, pod: Pod) -> tuple[Reason, str] | None:
 def _explained(seen: Observation, reason: Reason, words: str) -> tuple[Reason, str]:
     missing = _MISSING_SECRET.search(words)
     if missing is None:
-        return reason, _steady(seen, reason, _line(words))
+        lacking = _lacking_config_map(seen, words)
+        return (Reason.CONFIG_MAP_NOT_FOUND, lacking) if lacking else (reason, _steady(seen, reason, _line(words)))
     name = missing[1]
     users = [source.name for source in seen.fetch.spec.sources if _uses(source, name)]
     source = f" of source {users[0]!r}" if users else ""
@@ -268,6 +271,29 @@ def _explained(seen: Observation, reason: Reason, words: str) -> tuple[Reason, s
         "and the fetch goes on by itself."
     )
     return Reason.SECRET_NOT_FOUND, message
+
+
+def _lacking_config_map(seen: Observation, words: str) -> str | None:
+    """Return what is to be done about a ConfigMap of the user's that is missing, or that lacks a source's key."""
+    sources, namespace = seen.fetch.spec.sources, seen.fetch.metadata.namespace
+    lacking = _MISSING_KEY.search(words)
+    if lacking is not None and int(lacking[1]) < len(sources):
+        source = sources[int(lacking[1])]
+        name = source.ca_bundle.config_map_name if source.ca_bundle else ""
+        return (
+            f"ConfigMap {name!r} of source {source.name!r} in namespace {namespace!r} has no key {lacking[2]!r}; add "
+            "it, or name another one in caBundle.key"
+        )
+    missing = _MISSING_CONFIG_MAP.search(words)
+    if missing is None:
+        return None
+    users = [source.name for source in sources if source.ca_bundle and source.ca_bundle.config_map_name == missing[1]]
+    if not users:
+        return None
+    return (
+        f"ConfigMap {missing[1]!r} of source {users[0]!r} does not exist in namespace {namespace!r}; create it, and "
+        "the fetch goes on by itself."
+    )
 
 
 def _uses(source: Source, secret: str) -> bool:

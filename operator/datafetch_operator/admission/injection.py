@@ -13,6 +13,7 @@ from datafetch_api.config import DownloadConfig
 from datafetch_api.quantities import parse_bytes
 from datafetch_api.rendering import transfer_settings
 from datafetch_api.resource import ConditionType, DataFetch, Phase, Resources
+from datafetch_api.sources import CaBundle
 from datafetch_operator.admission import dressing
 from datafetch_operator.admission.draft import Draft
 from datafetch_operator.admission.inline import SECRET_DIRECTORY, read_inline
@@ -21,6 +22,7 @@ from datafetch_operator.admission.request import DEFAULT_MOUNT_PATH, LAST, PodRe
 from datafetch_operator.observation import Claim
 from datafetch_operator.render.config_map import claim_capacity, download_items
 from datafetch_operator.render.container import as_json
+from datafetch_operator.render.container import authorities as render_authorities
 from datafetch_operator.render.init_container import (
     DATA_PATH,
     INLINE_CONTAINER,
@@ -81,6 +83,8 @@ class _Source:
     config: DownloadConfig
     secrets: Mapping[str, str]
     """Names of Secrets, by their directory in the container."""
+    authorities: Mapping[str, CaBundle] = field(default_factory=dict)
+    """Certificates, by their directory in the container."""
     env: tuple[Json, ...] = ()
     resources: Resources | None = None
 
@@ -293,6 +297,7 @@ class _Injection:
             volume=volume,
             config=config,
             secrets={source.name: source.secret_ref.name for source in sources if source.secret_ref is not None},
+            authorities={source.name: source.ca_bundle for source in fetch.spec.sources if source.ca_bundle},
             env=tuple(map(as_json, fetch.spec.job.env)),
             resources=fetch.spec.job.resources,
         )
@@ -382,6 +387,7 @@ class _Injection:
             mount |= {"readOnly": True} if request.read_only is not False else {}
             self._draft.mount(container, mount, source.title)
         secrets = {directory: self._secret(name) for directory, name in source.secrets.items()}
+        authorities = {directory: self._authorities(bundle) for directory, bundle in source.authorities.items()}
         base = self._settings.injection.resources
         if source.resources is not None:
             base = as_json(source.resources)
@@ -391,6 +397,7 @@ class _Injection:
                 source.config.model_copy(update={"capacity_bytes": volume.capacity}),
                 volume=volume.name,
                 secrets=secrets,
+                authorities=authorities,
                 env=source.env,
                 dressing=self._dressing(base, users),
                 settings=self._settings,
@@ -402,6 +409,10 @@ class _Injection:
     def _secret(self, name: str) -> str:
         secret = {"secretName": name, "defaultMode": _SECRET_MODE}
         return self._draft.add_volume({"name": derived_name("secret", name), "secret": secret})
+
+    def _authorities(self, bundle: CaBundle) -> str:
+        name = derived_name("authorities", f"{bundle.config_map_name}.{bundle.key}")
+        return self._draft.add_volume(render_authorities(name, bundle))
 
     # --- what all have in common ---
 

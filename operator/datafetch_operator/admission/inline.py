@@ -26,6 +26,7 @@ SECRET_DIRECTORY = "inline"  # noqa: S105 - the name of a directory
 MOUNTED_SECRET = f"{SECRETS_PATH}/{SECRET_DIRECTORY}"
 """Where the Secret of `datafetch.io/secret` is mounted in our container."""
 _CREDENTIALS_DIR = "credentials_dir"
+_AUTHORITIES = "ca_bundle_file"
 
 
 def read_inline(request: PodRequest, root: str) -> DownloadConfig:
@@ -109,7 +110,7 @@ def _with_credentials(item: DownloadItem, number: int, document: Document, *, ha
             rule = f"must be a key of the Secret in {PodAnnotation.SECRET}, such as token: that alone is mounted"
             raise Refusal(f"annotation {sentence(document, place, rule)}")
         update[name] = inside
-    if has_secret and not update:
+    if has_secret and not update.keys() - {_AUTHORITIES}:
         update[_CREDENTIALS_DIR] = MOUNTED_SECRET
     return item.model_copy(update=update)
 

@@ -21,6 +21,9 @@ VOLUME_PATH = "/volume"
 """Where the root of the claim is mounted."""
 SECRETS_PATH = "/etc/datafetch/secrets"
 """Where each source's Secret is mounted, in a directory by the source's name."""
+AUTHORITIES_PATH = "/etc/datafetch/authorities"
+"""Where each source's certificates are mounted, in a directory by the source's name."""
+AUTHORITIES_FILE = "ca.crt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,17 @@ class Attempt:
 
 
 def download_items(sources: Sequence[Source]) -> tuple[DownloadItem, ...]:
-    """Return the download items of the sources, with their credentials where the Job mounts them.
+    """Return the download items of the sources, with credentials and certificates where the pod mounts them.
 
     Raises ValueError with a sentence where a source cannot be used.
     """
     return tuple(
-        download_item(source, f"{SECRETS_PATH}/{source.name}" if source.secret_ref else None) for source in sources
+        download_item(
+            source,
+            f"{SECRETS_PATH}/{source.name}" if source.secret_ref else None,
+            f"{AUTHORITIES_PATH}/{source.name}/{AUTHORITIES_FILE}" if source.ca_bundle else None,
+        )
+        for source in sources
     )
 
 

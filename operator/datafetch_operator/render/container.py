@@ -3,6 +3,8 @@
 from typing import Any
 
 from datafetch_api.fields import ApiModel
+from datafetch_api.sources import CaBundle
+from datafetch_operator.render.config_map import AUTHORITIES_FILE
 
 SCRATCH_PATH = "/tmp"  # noqa: S108 - the mount path of a volume of the pod's own
 SCRATCH_ENV = {"HOME": SCRATCH_PATH, "TMPDIR": SCRATCH_PATH}
@@ -19,3 +21,9 @@ RESTRICTED_CONTAINER: dict[str, Any] = {
 def as_json(model: ApiModel) -> dict[str, Any]:
     """Return a part of a resource as it stands in a pod: what was not set is left out."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+
+
+def authorities(volume: str, bundle: CaBundle) -> dict[str, Any]:
+    """Return the volume with a source's certificates: one key of a ConfigMap."""
+    items = [{"key": bundle.key, "path": AUTHORITIES_FILE}]
+    return {"name": volume, "configMap": {"name": bundle.config_map_name, "items": items}}

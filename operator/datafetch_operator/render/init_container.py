@@ -13,7 +13,7 @@ from typing import Any
 
 from datafetch_api.config import DownloadConfig
 from datafetch_api.report import TERMINATION_MESSAGE_BYTES
-from datafetch_operator.render.config_map import SECRETS_PATH, to_yaml
+from datafetch_operator.render.config_map import AUTHORITIES_PATH, SECRETS_PATH, to_yaml
 from datafetch_operator.render.container import SCRATCH_ENV, SCRATCH_PATH
 from datafetch_operator.settings import Settings
 
@@ -86,14 +86,15 @@ def render_download(
     *,
     volume: str,
     secrets: Mapping[str, str],
+    authorities: Mapping[str, str],
     env: Sequence[Mapping[str, Any]],
     dressing: Dressing,
     settings: Settings,
 ) -> Json:
     """Return the container that downloads what the config says.
 
-    `secrets` are the pod's volumes of mounted Secrets, by their directory below the secrets' path. Raises ValueError
-    where the config is too long.
+    `secrets` and `authorities` are the pod's volumes of Secrets and of certificates, by their directories below where
+    these are mounted. Raises ValueError where the config is too long.
     """
     text = to_yaml(config)
     if len(text.encode()) > LARGEST_CONFIG:
@@ -107,6 +108,10 @@ def render_download(
     mounts += [
         {"name": secret, "mountPath": f"{SECRETS_PATH}/{directory}", "readOnly": True}
         for directory, secret in secrets.items()
+    ]
+    mounts += [
+        {"name": bundle, "mountPath": f"{AUTHORITIES_PATH}/{directory}", "readOnly": True}
+        for directory, bundle in authorities.items()
     ]
     return _container(name, ["run", "--skip-if-complete"], [first], env, mounts, dressing, settings)
 

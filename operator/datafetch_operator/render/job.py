@@ -7,9 +7,11 @@ from typing import Any
 
 from datafetch_api.exit_codes import non_retryable
 from datafetch_api.resource import JobTemplate, Source
+from datafetch_api.sources import CaBundle
 from datafetch_operator.budget import source_hosts
 from datafetch_operator.observation import Mount
 from datafetch_operator.render.config_map import (
+    AUTHORITIES_PATH,
     CONFIG_KEY,
     SECRETS_PATH,
     VOLUME_PATH,
@@ -17,7 +19,7 @@ from datafetch_operator.render.config_map import (
     digest,
     render_config,
 )
-from datafetch_operator.render.container import RESTRICTED_CONTAINER, SCRATCH_ENV, SCRATCH_PATH, as_json
+from datafetch_operator.render.container import RESTRICTED_CONTAINER, SCRATCH_ENV, SCRATCH_PATH, as_json, authorities
 from datafetch_operator.render.labels import (
     ATTEMPT_ANNOTATION,
     CLAIM_CAPACITY_ANNOTATION,
@@ -215,7 +217,11 @@ def _mounts(attempt: Attempt) -> list[dict[str, Any]]:
         {"name": volume, "mountPath": f"{SECRETS_PATH}/{source.name}", "readOnly": True}
         for volume, source in _secret_sources(attempt)
     ]
-    return mounts + secrets
+    certificates = [
+        {"name": volume, "mountPath": f"{AUTHORITIES_PATH}/{source.name}", "readOnly": True}
+        for volume, source, _ in _bundle_sources(attempt)
+    ]
+    return mounts + secrets + certificates
 
 
 def _volumes(attempt: Attempt) -> list[dict[str, Any]]:
@@ -230,7 +236,18 @@ def _volumes(attempt: Attempt) -> list[dict[str, Any]]:
         for volume, source in _secret_sources(attempt)
         if source.secret_ref is not None
     ]
-    return volumes + secrets
+    return volumes + secrets + [authorities(volume, bundle) for volume, _, bundle in _bundle_sources(attempt)]
+
+
+def _bundle_sources(attempt: Attempt) -> list[tuple[str, Source, CaBundle]]:
+    """Return the sources with certificates of their own, each with the name of its volume; as for Secrets."""
+    if attempt.publishes:
+        return []
+    return [
+        (f"authorities-{number}", source, source.ca_bundle)
+        for number, source in enumerate(attempt.fetch.spec.sources)
+        if source.ca_bundle is not None
+    ]
 
 
 def _secret_sources(attempt: Attempt) -> list[tuple[str, Source]]:

@@ -195,6 +195,38 @@ def test_a_recipes_secrets_are_mounted_where_its_config_looks_for_them() -> None
     assert not any(m["name"] in secrets for m in mounts(admitted)), "the main container has no business with them"
 
 
+def test_a_recipes_certificates_are_mounted_where_its_config_looks_for_them() -> None:
+    sources = [
+        {"name": "corpus", "caBundle": {"configMapName": "corp-ca"}, "s3": {"bucket": "training"}},
+        {"name": "lake", "caBundle": {"configMapName": "corp-ca", "key": "b.pem"}, "lakeFS": {"repository": "lake"}},
+        {"name": "more", "caBundle": {"configMapName": "corp-ca"}, "gcs": {"bucket": "training"}},
+    ]
+    admitted = admit(pod({"fetch": "tinyllama"}), Known({"tinyllama": recipe(sources=sources)}))
+    container = ours(admitted)["datafetch-get-tinyllama"]
+    volumes = {v["name"]: v["configMap"] for v in admitted["spec"]["volumes"] if "configMap" in v}
+    places = {f"{m['mountPath']}/ca.crt": volumes[m["name"]] for m in container["volumeMounts"] if m["name"] in volumes}
+    wanted = {item.ca_bundle_file: item.name for item in config_of(container).download_items}
+    assert set(wanted) == set(places)
+    keys = {wanted[place]: (volume["name"], volume["items"][0]["key"]) for place, volume in places.items()}
+    assert keys == {"corpus": ("corp-ca", "ca.crt"), "lake": ("corp-ca", "b.pem"), "more": ("corp-ca", "ca.crt")}
+    assert len(volumes) == 2, "one volume for one key"
+
+
+def test_certificates_of_an_inline_config_come_from_the_mounted_secret_and_its_keys_count_too() -> None:
+    def config(path: str) -> str:
+        return CONFIG.replace("  access_key_id_file: id\n  secret_key_file: key\n", f"  ca_bundle_file: {path}\n")
+
+    admitted = admit(pod({"config": config("corp.pem"), "secret": "minio"}), NOTHING)
+    (item,) = config_of(ours(admitted)["datafetch-inline"]).download_items
+    assert item.ca_bundle_file == "/etc/datafetch/secrets/inline/corp.pem"
+    assert item.credentials_dir == "/etc/datafetch/secrets/inline", "certificates are no credentials"
+    for path in ("/etc/ssl/certs/ca-certificates.crt", "../../config/x"):
+        said = refusal(pod({"config": config(path), "secret": "minio"}), NOTHING)
+        assert "ca_bundle_file" in said
+        assert "that alone is mounted" in said
+    assert "no Secret is mounted" in refusal(pod({"config": config("corp.pem")}), NOTHING)
+
+
 def test_pods_that_name_a_claim_share_a_directory_on_it() -> None:
     admitted = admit(pod({"fetch": "tinyllama", "volume": "scratch", "path": "models/llama/"}), RECIPE)
     assert {"name": "datafetch-claim-scratch", "persistentVolumeClaim": {"claimName": "scratch"}} in (

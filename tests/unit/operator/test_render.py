@@ -106,6 +106,17 @@ def _full() -> Attempt:
     return replace(attempt, prune_replaced_before=START - timedelta(hours=1))
 
 
+def _with_authorities() -> Attempt:
+    """Return an attempt whose sources have certificates of their own, two of them from one ConfigMap."""
+    corpus = SOURCES[1] | {"caBundle": {"configMapName": "corp-ca"}}
+    lake = {
+        "name": "lake",
+        "caBundle": {"configMapName": "corp-ca", "key": "lake.pem"},
+        "lakeFS": {"repository": "lake"},
+    }
+    return _attempt(sources=[corpus, SOURCES[2], lake])
+
+
 def _beside() -> Attempt:
     """Return an attempt whose claim is on the node of a running pod, which tolerates that node's taints."""
     taints = ({"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, {"key": "spot", "operator": "Exists"})
@@ -118,6 +129,8 @@ RENDERED = {
     "plain-job": lambda: render_job(_plain(), SETTINGS),
     "full-config-map": lambda: render_config_map(_full()),
     "full-job": lambda: render_job(_full(), SETTINGS),
+    "config-map-with-authorities": lambda: render_config_map(_with_authorities()),
+    "job-with-authorities": lambda: render_job(_with_authorities(), SETTINGS),
     "job-beside-a-pod": lambda: render_job(_beside(), SETTINGS),
     "claim-deleted-with-its-fetch": lambda: render_claim(fetch(target=CREATE)),
     "claim-retained": lambda: render_claim(

@@ -122,6 +122,36 @@ def test_a_secret_that_only_the_environment_wants_is_named_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('configmap "corp-ca" not found', "create it"),
+        ("configmap references non-existent config key: ca.crt", "has no key 'ca.crt'"),
+    ],
+)
+def test_certificates_that_are_not_there_are_named_as_a_secret_is(words: str, said: str) -> None:
+    source = {"name": "corpus", "caBundle": {"configMapName": "corp-ca"}, "s3": {"bucket": "training"}}
+    world = World(fetch(sources=[source]))
+    world.settle()
+    pod = world.run_pod(phase="Pending", waiting_reason="ContainerCreating")
+    world.pass_time(10)
+    _notice(world, pod.uid, "FailedMount", f'MountVolume.SetUp failed for volume "authorities-0" : {words}')
+    activity = _activity(world)
+    assert (activity.moving, activity.reason) == (False, "ConfigMapNotFound")
+    assert "ConfigMap 'corp-ca' of source 'corpus'" in activity.message
+    assert said in activity.message
+
+
+def test_a_config_map_of_nobodys_source_is_told_as_kubelet_says_it() -> None:
+    world = _world()
+    pod = world.run_pod(phase="Pending", waiting_reason="ContainerCreating")
+    world.pass_time(10)
+    _notice(world, pod.uid, "FailedMount", 'MountVolume.SetUp failed for volume "config" : configmap "x-1" not found')
+    activity = _activity(world)
+    assert activity.reason == "VolumeMountFailed"
+    assert "create it" not in activity.message
+
+
+@pytest.mark.parametrize(
     ("stage", "reason"),
     [
         (Stage.WAITING, "TargetLocked"),
