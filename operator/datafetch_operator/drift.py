@@ -158,7 +158,7 @@ def _published(artifact: ArtifactStatus | None, result: Result) -> str | None:
 
 def _untold(fetch: DataFetch) -> str:
     """Return why nothing can be compared: the listing lacks what only a fetch finds out, and was not kept."""
-    why = "some sizes, or what archives hold, are known only once they are fetched, and what was listed then was not noted"
+    why = "sizes, or what archives hold, are known only once they are fetched, and what was listed then was not noted"
     if (fetch.spec.job.shards or 1) > 1:
         return f"{why}: shards do not. Set spec.job.shards to 1, or fetch on a schedule instead."
     return f"{why}. Set spec.refresh.trigger to a new value to fetch again; from then on it can be told."
