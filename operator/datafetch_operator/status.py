@@ -330,43 +330,21 @@ def _conditions(seen: Observation, sayings: dict[ConditionType, Saying]) -> list
 
 
 def _phase(step: steps.Step, sayings: dict[ConditionType, Saying]) -> Phase:
-    match step:
-        case steps.Recipe():
-            return Phase.RECIPE
-        case steps.Suspended():
-            return Phase.SUSPENDED
-        case steps.Done():
-            return Phase.READY
-        case steps.Failed():
-            return Phase.FAILED
-        case steps.Refused(reason=reason):
-            return Phase.FAILED if reason is Reason.INVALID_SPEC else Phase.PENDING
-        case steps.CreateClaim() | steps.AwaitClaim():
-            return Phase.PENDING
+    """Return the one of the step's phases that it is in."""
+    if isinstance(step, steps.Refused):
+        return Phase.FAILED if step.reason is Reason.INVALID_SPEC else Phase.PENDING
+    if len(step.phases) == 1:
+        return step.phases[0]
     if sayings[ConditionType.READY].truth:
         return Phase.REFRESHING
-    if isinstance(step, steps.Watch) and step.activity.fetching:
-        return Phase.FETCHING
-    if isinstance(step, steps.Start) and step.attempt.publishes:
-        return Phase.FETCHING
-    return Phase.PENDING
+    if isinstance(step, steps.Start):
+        return Phase.FETCHING if step.attempt.publishes else Phase.PENDING
+    fetching = isinstance(step, steps.Watch) and step.activity.fetching
+    return Phase.FETCHING if fetching else Phase.PENDING
 
 
 def _explanation(step: steps.Step, sayings: dict[ConditionType, Saying]) -> str:
-    match step:
-        case steps.Recipe():
-            return Reason.RECIPE.value
-        case steps.Refused():
-            kind = ConditionType.ACCEPTED
-        case steps.CreateClaim() | steps.AwaitClaim():
-            kind = ConditionType.TARGET_READY
-        case steps.Failed():
-            kind = ConditionType.FAILED
-        case steps.Done():
-            kind = ConditionType.READY
-        case _:
-            kind = ConditionType.PROGRESSING
-    return str(sayings[kind].reason)
+    return Reason.RECIPE.value if step.explained_by is None else str(sayings[step.explained_by].reason)
 
 
 def _progress(seen: Observation, status: DataFetchStatus, step: steps.Step) -> ProgressStatus | None:
