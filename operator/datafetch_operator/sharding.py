@@ -89,7 +89,8 @@ def watch(seen: Observation, job: Job) -> Activity:
 
 def _running(seen: Observation, job: Job, pods: Mapping[int, tuple[Pod, ...]], running: int) -> Activity:
     ended = sum(has_ended_well(of_shard) for of_shard in pods.values())
-    place = f"{running} of {job.shards} shards run" + (f", {ended} have ended." if ended else ".")
+    done = f", {ended} {'is' if ended == 1 else 'are'} done." if ended else "."
+    place = f"{running} of {job.shards} shards run{done}"
     tries = [
         f"Shard {shard}: {pod_failure_words(of_shard)}"
         for shard, of_shard in pods.items()
