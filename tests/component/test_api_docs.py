@@ -33,8 +33,8 @@ def training(
     parquet.write_table(pa.table({"id": range(4000), "text": ["text"] * 4000}), table, row_group_size=1000)
     files = {
         "index.csv": "\n".join(["id,name", *ROWS]).encode(),
-        "images/0.bin": os.urandom(10_000),
-        "images/1.bin": os.urandom(10_000),
+        "images/0.bin": os.urandom(1_000_000),
+        "images/1.bin": os.urandom(1_000_000),
         "notes.txt": b"what stands in a note\n",
         "tables/t.parquet": table.getvalue(),
     }
