@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from component.places import AzurePlace, GCSPlace, HttpPlace, HubPlace, IndexPlace, Place, S3Place
+from component.places import AzurePlace, GCSPlace, HttpPlace, HubPlace, IndexPlace, LakeFSPlace, Place, S3Place
 from servers.emulators import AzureServer, GcsServer, S3Server, azurite, fake_gcs_server, versitygw
 from servers.http import StaticServer
 from servers.hub import Hub
+from servers.lakefs import LakeFS
 
 _numbers = itertools.count()
 _CREDENTIALS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION",
     "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_SAS_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST",
-    "HF_TOKEN", "HF_ENDPOINT", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET",
+    "HF_TOKEN", "HF_ENDPOINT", "LAKECTL_SERVER_ENDPOINT_URL", "LAKECTL_CREDENTIALS_ACCESS_KEY_ID",
+    "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY", "LAKECTL_CREDENTIALS_SESSION_TOKEN", "LAKECTL_CONFIG_FILE",
+    "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET",
     "AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST", "AZURE_POD_IDENTITY_AUTHORITY_HOST",
     "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )  # fmt: skip
@@ -91,6 +94,23 @@ def hf(only_loopback: None, tmp_path: Path, hub: Hub) -> HubPlace:
 
 
 @pytest.fixture
+def lake() -> Iterator[LakeFS]:
+    with LakeFS() as server:
+        yield server
+
+
+@pytest.fixture
+def lakefs(only_loopback: None, tmp_path: Path, lake: LakeFS) -> LakeFSPlace:
+    return LakeFSPlace(tmp_path, f"repo-{next(_numbers)}", lake)
+
+
+@pytest.fixture
+def presigned(only_loopback: None, tmp_path: Path, lake: LakeFS) -> LakeFSPlace:
+    lake.presign = True
+    return LakeFSPlace(tmp_path, f"repo-{next(_numbers)}", lake)
+
+
+@pytest.fixture
 def http(only_loopback: None, tmp_path: Path, web: StaticServer) -> HttpPlace:
     return HttpPlace(tmp_path, f"site-{next(_numbers)}", web)
 
@@ -102,7 +122,7 @@ def index(only_loopback: None, tmp_path: Path, web: StaticServer) -> IndexPlace:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Place:
-    """The place that the test's parameter names: s3, gcs, azure, hf, http or index."""
+    """The place that the test's parameter names: s3, gcs, azure, hf, lakefs, presigned, http or index."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Place)
     return found

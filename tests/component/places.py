@@ -23,6 +23,7 @@ from datafetch_api.config import DownloadItem
 from servers.emulators import AzureServer, GcsServer, S3Server
 from servers.http import StaticServer
 from servers.hub import Hub
+from servers.lakefs import LakeFS
 
 STALL_TIMEOUT = 5.0
 
@@ -161,6 +162,33 @@ class HubPlace(Place):
             "token_file": self.secret("token", self.token if credentials == "right" else WRONG),
             "files": globs or None,
             "target_path": "./",
+            **selection,
+        }
+
+
+class LakeFSPlace(Place):
+    # A commit stays readable when the branch moves on.
+    changed_is_seen = False
+
+    def __init__(self, directory: Path, bucket: str, server: LakeFS) -> None:
+        super().__init__(directory, bucket)
+        self.server = server
+        self.repository = server.create(bucket, {})
+        server.add_key("AKIAJLAKEFSEXAMPLE", "a-secret-key-of-lakefs")
+
+    def fill(self, files: Mapping[str, bytes]) -> None:
+        self.repository.commit(files)
+
+    def config(self, selections: list[dict[str, Any]], credentials: str) -> dict[str, Any]:
+        selection = dict(selections[0])
+        globs = [*([selection.pop("glob")] if "glob" in selection else []), *selection.pop("include", [])]
+        return {
+            "type": "lakefs",
+            "endpoint_url": self.server.url,
+            "repository": self.bucket,
+            "access_key_id_file": self.secret("access_key_id", "AKIAJLAKEFSEXAMPLE"),
+            "secret_key_file": self.secret("secret_key", "a-secret-key-of-lakefs" if credentials == "right" else WRONG),
+            "files": globs or None,
             **selection,
         }
 

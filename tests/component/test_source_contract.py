@@ -19,6 +19,7 @@ from component.places import (
     GCSPlace,
     HttpPlace,
     HubPlace,
+    LakeFSPlace,
     Place,
     S3Place,
     by_path,
@@ -50,7 +51,7 @@ FILES = {
     "ünï côdé/日本 +%41&=;,@$!'()~.txt": "naïve\n".encode(),
     "sub/hash#and?mark.txt": b"?",
 }
-EVERYWHERE = ("s3", "gcs", "azure", "hf", "http", "index")
+EVERYWHERE = ("s3", "gcs", "azure", "hf", "lakefs", "presigned", "http", "index")
 WITH_LISTING = ("s3", "gcs", "azure", "hf")
 MANY = 1100
 
@@ -212,7 +213,7 @@ def test_wrong_credentials_are_rejected_and_stay_secret(place: Place) -> None:
             assert raised.value.source == "src"
             assert not any(secret in str(raised.value) for secret in (WRONG, WRONG_KEY))
             entry = Entry(f"{place.bucket}/a.txt", "a.txt", 3, 'etag:"x"')
-            if isinstance(place, HubPlace):
+            if isinstance(place, HubPlace | LakeFSPlace):
                 entry = Entry("a.txt", "a.txt", 3, "oid:x")
             if isinstance(place, HttpPlace):
                 entry = Entry(f"{place.server.url}/{place.bucket}/a.txt", "a.txt", 3, 'etag:"x"')
@@ -242,7 +243,7 @@ def test_rotated_credentials_reach_a_source_that_is_in_use(place: Place) -> None
 @contextmanager
 def watched(place: Place) -> Iterator[tuple[Server, dict[str, Any]]]:
     """What sees, and may disturb, every request for the place's objects, and an item's settings that lead there."""
-    if isinstance(place, HubPlace | HttpPlace):
+    if isinstance(place, HubPlace | LakeFSPlace | HttpPlace):
         yield place.server, {}
         return
     assert isinstance(place, S3Place | GCSPlace | AzurePlace)
@@ -274,11 +275,12 @@ def test_a_prepared_request_brings_the_bytes_and_the_answer_tells_their_checksum
                         position += count
                     promised = access.promised_checksum(entry, body.headers)
                 assert received[:position] == data[wanted.start : wanted.end]
-                assert promised is not None or isinstance(place, HttpPlace)
+                assert promised is not None or isinstance(place, HttpPlace | LakeFSPlace)
                 assert promised is None or promised.value == checksum_of(promised, data)
 
 
-@everywhere
+# A signed URL is asked for first.
+@pytest.mark.parametrize("place", [place for place in EVERYWHERE if place != "presigned"], indirect=True)
 def test_the_bytes_of_a_small_object_cost_one_request(place: Place) -> None:
     place.fill({"notes.md": b"a few words"})
     with watched(place) as (server, settings), place.source(**settings) as source:
@@ -289,12 +291,19 @@ def test_the_bytes_of_a_small_object_cost_one_request(place: Place) -> None:
         assert [exchange.method for exchange in server.traffic.exchanges] == ["GET", "GET"]
 
 
+def _servers_of(place: Place, server: Server) -> list[Server]:
+    if isinstance(place, HubPlace):
+        return [server, place.server.cdn]
+    return [server, place.server.storage] if isinstance(place, LakeFSPlace) else [server]
+
+
 def _is_object(path: str) -> bool:
     """Whether a request is for the bytes of the object, also at the Hub's CDN."""
-    return path.endswith("/flip.bin") or path.startswith("/lfs/")
+    return path.endswith("/flip.bin") or path.startswith(("/lfs/", "/storage/data/"))
 
 
-@everywhere
+# What lakeFS itself sends, it gives no checksum of: only the storage behind it does.
+@pytest.mark.parametrize("place", [place for place in EVERYWHERE if place != "lakefs"], indirect=True)
 @pytest.mark.parametrize("size", [3_000, 2_000_000], ids=["small", "large"])
 @pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
 def test_a_byte_that_was_flipped_on_the_way_is_in_no_file(
@@ -310,7 +319,7 @@ def test_a_byte_that_was_flipped_on_the_way_is_in_no_file(
     root = tmp_path / "root"
     with watched(place) as (server, settings):
         item = place.item(**settings)
-        for disturbed in [server, *([place.server.cdn] if isinstance(place, HubPlace) else [])]:
+        for disturbed in _servers_of(place, server):
             disturbed.faults.add(Fault(flip_at=size // 2), times=times, when=lambda found: _is_object(found.path))
         config = DownloadConfig.model_validate({"download_root": str(root), "download_items": [item]})
         if times is None:
