@@ -24,6 +24,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+__all__ = ["FORMATS", "Yard", "member", "tar", "zipped", "zstd"]
+
 
 def tar(files: dict[str, bytes], *more: tuple[tarfile.TarInfo, bytes], **kinds: Any) -> bytes:
     """Return a tar of these files, then of members with headers of their own."""
