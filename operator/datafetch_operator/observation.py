@@ -152,6 +152,8 @@ class Pod:
     created: datetime
     node: str | None = None
     deleting: bool = False
+    gone_by: datetime = EPOCH
+    """When a pod that is being deleted was to be gone at the latest."""
     reason: str = ""
     """Why the pod as a whole failed, for example `Evicted`."""
     message: str = ""
@@ -337,6 +339,7 @@ def read_pod(body: Json) -> Pod:
         created=read_time(metadata.get("creationTimestamp")),
         node=(body.get("spec") or {}).get("nodeName"),
         deleting="deletionTimestamp" in metadata,
+        gone_by=read_time(metadata.get("deletionTimestamp")),
         reason=status.get("reason") or "",
         message=status.get("message") or "",
         unschedulable=(scheduled.get("message") or "") if stuck else None,

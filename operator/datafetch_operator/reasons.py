@@ -52,6 +52,7 @@ class Reason(StrEnum):
     VOLUME_MOUNT_FAILED = "VolumeMountFailed"
     VOLUME_ATTACH_FAILED = "VolumeAttachFailed"
     SANDBOX_FAILED = "SandboxFailed"
+    POD_NOT_GONE = "PodNotGone"
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_SECURITY_VIOLATION = "PodSecurityViolation"
     SERVICE_ACCOUNT_NOT_FOUND = "ServiceAccountNotFound"
@@ -109,6 +110,7 @@ BLOCKED = frozenset(
         Reason.VOLUME_MOUNT_FAILED,
         Reason.VOLUME_ATTACH_FAILED,
         Reason.SANDBOX_FAILED,
+        Reason.POD_NOT_GONE,
         Reason.QUOTA_EXCEEDED,
         Reason.POD_SECURITY_VIOLATION,
         Reason.SERVICE_ACCOUNT_NOT_FOUND,

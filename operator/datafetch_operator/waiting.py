@@ -150,6 +150,10 @@ def _failed(job: Job, pods: tuple[Pod, ...]) -> int:
 def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str) -> Activity:
     if any(_ends_the_job(pod) for pod in pods) or _failed(job, pods) > job.backoff_limit:
         return Activity(True, Reason.FINISHING, "The download has ended, and its Job is about to.", fetching=True)
+    lingering = next((pod for pod in reversed(pods) if pod.deleting and not pod.finished), None)
+    if lingering is not None and seen.now - lingering.gone_by >= PATIENCE:
+        again = ask_again(seen.now - lingering.gone_by)
+        return Activity(False, Reason.POD_NOT_GONE, _not_gone(lingering), fetching=True, look_again_seconds=again)
     if tries:
         return Activity(True, Reason.RETRYING, tries, fetching=True)
     refused = [notice for notice in seen.notices if notice.uid == job.uid and notice.reason == "FailedCreate"]
@@ -159,7 +163,16 @@ def _without_pod(seen: Observation, job: Job, pods: tuple[Pod, ...], tries: str)
         again = ask_again(seen.now - job.created)
         return Activity(False, _creation_reason(words), message, look_again_seconds=again)
     message = f"Job {job.name} was created." if not pods else "The pod is being replaced."
-    return Activity(True, Reason.STARTING, message, bool(pods), _until_patience_ends(seen.now, job.created))
+    since = job.created if lingering is None else lingering.gone_by
+    return Activity(True, Reason.STARTING, message, bool(pods), _until_patience_ends(seen.now, since))
+
+
+def _not_gone(pod: Pod) -> str:
+    return (
+        f"Pod {pod.name} was to be gone by {pod.gone_by:%Y-%m-%d %H:%M:%S} UTC and is not, and only then another one "
+        f"starts: node {pod.node!r} does not answer, or its volume cannot be unmounted. Bring the node back; if it is "
+        "lost for good, delete it or give it the taint node.kubernetes.io/out-of-service."
+    )
 
 
 def _ends_the_job(pod: Pod) -> bool:

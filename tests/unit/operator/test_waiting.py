@@ -239,3 +239,19 @@ def test_times_are_the_pods_own() -> None:
     pod = world.run_pod(phase="Pending", waiting_reason="ContainerCreating")
     assert pod.created > START
     assert _activity(world).reason == "Starting"
+
+
+def test_a_pod_on_a_node_that_is_lost_is_named_with_what_to_do() -> None:
+    world = _world()
+    world.run_pod(deleting=True, gone_by=START + timedelta(seconds=30))
+    world.pass_time(39)
+    activity = _activity(world)
+    assert (activity.moving, activity.reason, activity.look_again_seconds) == (True, "Starting", 1)
+    world.pass_time(1)
+    activity = _activity(world)
+    assert (activity.moving, activity.reason, activity.fetching) == (False, "PodNotGone", True)
+    assert "by 2026-01-31 12:00:30 UTC" in activity.message
+    assert "node 'node0'" in activity.message
+    assert "out-of-service" in activity.message
+    world.run_pod()
+    assert _activity(world).reason == "Fetching"
