@@ -46,8 +46,8 @@ from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import while_throttled, with_renewal
 from datafetch.sources.s3_answers import archive_state, entry_of, parse_page, promised_checksum, version_and_etag
 from datafetch.sources.s3_credentials import open_session
+from datafetch.sources.s3_refusals import agent_failed, classify_s3, classify_sts
 from datafetch.sources.s3_refusals import archived as is_archived
-from datafetch.sources.s3_refusals import classify_s3, classify_sts
 from datafetch.sources.selection import object_key, present_state, select_in_buckets
 from datafetch.sources.sigv4 import Headers, Signer
 from datafetch.transport import Pin, RangeBody, Refusal, Request, Transport
@@ -60,6 +60,8 @@ _TRIES = 5
 _CHECKSUM_MODE = (("x-amz-checksum-mode", "ENABLED"),)
 """Asks for the checksum of an object in its answer's head."""
 _PAYER = "requester"
+_AGENT = "container-role"
+"""botocore's name for the endpoint that EKS Pod Identity and ECS give a container."""
 _LARGE_BYTES = 8 << 20
 """From here on, what a request for the checksum costs is nothing beside the object."""
 _MOST_PROMISES = 1024
@@ -111,7 +113,7 @@ class S3Source:
                 files.authorities(item.ca_bundle_file) or self._session.get_config_variable("ca_bundle")
             )
             self._client = self._make_client(endpoint, region, stall_timeout)
-        except (BotoCoreError, ValueError) as error:
+        except (BotoCoreError, ClientError, ValueError) as error:
             raise self._from_sdk(error, "the settings cannot work").at(item.name) from None
         except DataFetchError as error:
             raise error.at(item.name) from None
@@ -458,6 +460,8 @@ class S3Source:
                     f"{what}: no credentials found; name access_key_id_file and secret_key_file or a profile, give the "
                     "pod's service account a role, or set anonymous: true where the bucket is public"
                 )
+            case CredentialRetrievalError() if error.kwargs.get("provider") == _AGENT:
+                return agent_failed(what, message)
             case PartialCredentialsError() | CredentialRetrievalError() | TokenRetrievalError():
                 return CredentialsRejectedError(f"{what}: {message}")
             case SSLError():

@@ -1,5 +1,7 @@
 """What S3's and STS's refusals mean, by their codes. Pure, without any SDK."""
 
+import re
+
 from datafetch.errors import (
     CredentialsRejectedError,
     DataFetchError,
@@ -69,3 +71,12 @@ def classify_sts(status: int, answer: str, what: str) -> DataFetchError:
         f"{what}: the token service (STS) gives no keys for the role: {answer}; check the role and its trust policy, "
         "and that the service account is the one that it names"
     )
+
+
+def agent_failed(what: str, message: str) -> DataFetchError:
+    """Return what it means that the agent of EKS Pod Identity gives no keys: it refuses, or it is not there yet."""
+    if re.search(r"non 200 response 4\d\d", message):
+        return CredentialsRejectedError(
+            f"{what}: {message}; check the pod identity association of the service account, and its role"
+        )
+    return SourceUnavailableError(f"{what}: {message}")
