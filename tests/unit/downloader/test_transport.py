@@ -586,7 +586,7 @@ def test_a_redirect_to_the_cloud_s_metadata_is_not_followed(server: StaticServer
 def test_a_url_that_another_server_named_leads_no_further_than_its_redirect_would() -> None:
     with answered(b"Content-Length: 2\r\n\r\nok") as server, transport() as client:
         for sender in ("198.51.100.1", "169.254.1.1"):
-            with pytest.raises(InvalidConfigError, match="another server named leads to .* this machine"):
+            with pytest.raises(InvalidConfigError, match=r"another server named leads to .* this machine"):
                 client.ask(Request(f"{server.url}/a", sender=sender))
         assert not server.requests
         assert client.ask(Request(f"{server.url}/a", sender="127.0.0.1")).status == 200
