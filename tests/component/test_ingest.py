@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from component.commands import tree
-from component.places import AzurePlace, GCSPlace, HubPlace, S3Place
+from component.places import HubPlace, Place, S3Place
 from component.test_api_source import uri_and_options
 from datafetch.errors import (
     DataFetchError,
@@ -311,8 +311,8 @@ def test_times_within_the_tolerance_and_of_files_that_do_not_match_count_for_not
 # --- other providers ---
 
 
-@pytest.mark.parametrize("place", ["gcs", "azure", "hf"], indirect=True)
-def test_any_uri_can_be_a_data_set(place: GCSPlace | AzurePlace | HubPlace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["gcs", "azure", "hf", "lakefs"], indirect=True)
+def test_any_uri_can_be_a_data_set(place: Place, tmp_path: Path) -> None:
     place.fill({**FILES, "food/manifest": json.dumps(["indian_food.csv", "notes/readme.txt"]).encode()})
     uri, options = uri_and_options(place, "food/")
     made = Ingester(uri, file_pattern="*.csv", dataset_id="food", destination_directory=tmp_path / "sets", **options)
