@@ -67,6 +67,10 @@ sources:
   az://CONTAINER/PREFIX/   Azure Blob Storage
   hf://[datasets/|spaces/]ORG/NAME[@REVISION][/PATH]
                            the Hugging Face Hub
+  lakefs://REPOSITORY/REF[/PATH]
+                           lakeFS; with --endpoint-url, or lakectl's settings
+  git+https://HOST/PATH[@REVISION][#DIRECTORY]
+                           a git repository
   https://HOST/FILE        one file
 
 examples:
