@@ -27,6 +27,7 @@ _MOST_SOURCES = 3
 """Of how many sources a sentence tells what differs."""
 _SMALL = 1024
 _MESSAGE_LENGTH = 4096
+_DIGEST_LENGTH = 256
 _FAILED = "The drift check failed: "
 _FIELD = "spec.refresh.driftCheck.schedule"
 
@@ -127,7 +128,8 @@ def _names(jobs: list[Job]) -> tuple[tuple[str, str | None], ...]:
 
 def _read(seen: Observation, status: DataFetchStatus, job: Job, check: Check) -> DriftStatus:
     """Return what the end of a check's Job says."""
-    time = job.finish_time
+    # The clock that ended the Job may be behind ours; what has been looked at is not to be due again for that.
+    time = max(job.finish_time, check.run)
     if job.finished == "Failed":
         return _failed(status, time, _why(seen, job, check))
     ends = [pod.termination for pod in seen.pods_of(job) if pod.termination is not None]
@@ -144,7 +146,8 @@ def _compare(fetch: DataFetch, status: DataFetchStatus, time: datetime, result: 
         return _failed(status, time, _untold(fetch))
     changed = found != published
     message = _difference(fetch, status, result) if changed else _sameness(result)
-    return DriftStatus(check_time=time, changed=changed, manifest_digest=found, message=message[:_MESSAGE_LENGTH])
+    digest = found and found[:_DIGEST_LENGTH]
+    return DriftStatus(check_time=time, changed=changed, manifest_digest=digest, message=message[:_MESSAGE_LENGTH])
 
 
 def _published(artifact: ArtifactStatus | None, result: Result) -> str | None:
@@ -185,7 +188,11 @@ def _difference(fetch: DataFetch, status: DataFetchStatus, result: Result) -> st
         if amounts[0] != amounts[1]:
             parts.append(f"source {now.name!r} has {amounts[0]}, published are {amounts[1]}")
     more = f", and {len(parts) - _MOST_SOURCES} more sources" if len(parts) > _MOST_SOURCES else ""
-    what = "; ".join(parts[:_MOST_SOURCES]) + more if parts else "as many files and bytes, but other objects"
+    what = "; ".join(parts[:_MOST_SOURCES]) + more
+    if not parts and {source.name for source in result.sources} == set(known):
+        what = "as many files and bytes, but other objects"
+    elif not parts:  # Of many sources a result names only the first: those are as they were.
+        what = f"they have {_amount(result.total_files or 0, result.total_bytes or 0, None)} in all"
     return f"The sources hold something else than what is published: {what}. {_remedy(fetch)}"
 
 

@@ -240,6 +240,20 @@ def test_an_answer_is_written_before_its_job_goes() -> None:
     assert not has_check(world)
 
 
+def test_a_clock_that_is_behind_ours_makes_no_check_due_again() -> None:
+    world = due(ready())
+    run = check_job(world).scheduled
+    world.run_pod()
+    world.end_pod(0, success_message(), "Completed")
+    world.pass_time(-3600)
+    world.end_job("Complete")
+    world.pass_time(3600)
+    world.settle()
+    assert not has_check(world)
+    assert world.status.drift is not None
+    assert world.status.drift.check_time == run
+
+
 def test_a_check_on_its_way_out_is_waited_for() -> None:
     world = due(ready())
     job = check_job(world)
@@ -267,8 +281,8 @@ def test_a_change_shows_with_what_it_is_and_what_to_do_and_the_data_stays_ready(
     status, reason, message = condition(world)
     assert (status, reason) == ("False", "Drifted")
     assert message == (
-        "The sources hold something else than what is published: source 'weights' has 3 files, 1.46 KiB (1500 bytes) at "
-        "def456, published are 2 files, 1000 bytes at abc123. To fetch it, set spec.refresh.trigger to a new "
+        "The sources hold something else than what is published: source 'weights' has 3 files, 1.46 KiB (1500 bytes) "
+        "at def456, published are 2 files, 1000 bytes at abc123. To fetch it, set spec.refresh.trigger to a new "
         "value, or give it a spec.refresh.schedule."
     )
 
@@ -281,6 +295,12 @@ def test_a_schedule_is_named_as_what_brings_the_change() -> None:
 def test_other_objects_of_the_same_size_are_told_as_such() -> None:
     world = answer(due(ready()), listed(2, 1000, "abc123"))
     assert "as many files and bytes, but other objects" in condition(world)[2]
+
+
+def test_where_the_result_does_not_name_what_changed_the_sum_is_told() -> None:
+    result = Result(exit_code=0, manifest_digest="sha256:other", total_files=3, total_bytes=5)
+    world = answer(due(ready()), to_termination_message(result))
+    assert "they have 3 files, 5 bytes in all. To fetch it" in condition(world)[2]
 
 
 def test_of_many_sources_that_changed_the_first_are_named() -> None:
