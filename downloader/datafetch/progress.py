@@ -101,11 +101,12 @@ class ProgressTracker:
             self._plan = files, bytes
         self._changed.set()
 
-    def received(self, count: int, source: str) -> None:
+    def received(self, count: int, source: str | None = None) -> None:
         """Count bytes of a source that arrived now; negative for bytes that are discarded and will come again."""
         with self._lock:
             self._received += count
-            self._arrived[source] += count
+            if source is not None:
+                self._arrived[source] += count
             if count > 0:
                 self._note_progress()
 

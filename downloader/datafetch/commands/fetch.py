@@ -46,7 +46,7 @@ examples:
 a config:
   download_root: ./data
   download_items:
-    - type: s3                  # or gcs, azure-blob, hf, http
+    - type: s3                  # or gcs, azure-blob, hf, lakefs, git, http
       name: corpus
       items:
         - bucket: training
