@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import google_crc32c
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from component.places import STALL_TIMEOUT, GCSPlace, by_path, read
+from component.commands import datafetch
+from component.places import STALL_TIMEOUT, GCSPlace, by_path, checksum_of, read
 from datafetch.errors import (
     CredentialsRejectedError,
     InvalidConfigError,
@@ -44,6 +46,9 @@ class FakeGcs(Server):
         self.valid: set[str] = set()
         self.given = 0
         self.lifetime = 3600
+        self.subject_token = "eyJ.token-of-the-pod"
+        self.billed: str | None = None
+        """The project that has to pay for each request of the bucket."""
         super().__init__(self._answer)
 
     def service_account(self, private_key: str) -> str:
@@ -57,16 +62,77 @@ class FakeGcs(Server):
         }
         return json.dumps(account)
 
+    def external_account(self, subject_token: Path, *, impersonated: bool = False) -> str:
+        """The file of workload identity federation, as `gcloud iam workload-identity-pools` writes it."""
+        pool = "projects/1/locations/global/workloadIdentityPools/cluster/providers/oidc"
+        account = {
+            "type": "external_account",
+            "audience": f"//iam.googleapis.com/{pool}",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": f"{self.url}/sts",
+            "credential_source": {"file": str(subject_token)},
+        }
+        if impersonated:
+            account["service_account_impersonation_url"] = f"{self.url}/v1/sa@test:generateAccessToken"
+        return json.dumps(account)
+
+    def _exchange(self, request: Request) -> Response:
+        """Answer as Google's Security Token Service does (RFC 8693)."""
+        form = {name: values[0] for name, values in parse_qs(b"".join(request.body).decode()).items()}
+        if (
+            form["grant_type"] != "urn:ietf:params:oauth:grant-type:token-exchange"
+            or "/providers/" not in form["audience"]
+        ):
+            return _json({"error": "invalid_request"}, 400)
+        if form["subject_token"] != self.subject_token:
+            return _json({"error": "invalid_grant", "error_description": "ID Token was issued by nobody"}, 400)
+        return self._give()
+
+    def _give(self) -> Response:
+        self.given += 1
+        token = f"ya29.secret-{self.given}"
+        self.valid.add(token)
+        return _json({"access_token": token, "expires_in": self.lifetime, "token_type": "Bearer"})
+
+    def _impersonate(self, request: Request) -> Response:
+        if (request.header("authorization") or "").removeprefix("Bearer ") not in self.valid:
+            return _json({"error": {"code": 401, "message": "Invalid Credentials"}}, 401)
+        self.valid = {"ya29.of-the-service-account"}
+        return _json({"accessToken": "ya29.of-the-service-account", "expireTime": "2099-01-01T00:00:00Z"})
+
     def _answer(self, request: Request) -> Response:
         path = request.exchange.path
+        return self._answer_for_identity(request, path) or self._answer_for_bucket(request, path)
+
+    def _answer_for_identity(self, request: Request, path: str) -> Response | None:
+        if path == "/sts":
+            return self._exchange(request)
+        if path.endswith(":generateAccessToken"):
+            return self._impersonate(request)
+        if path == "/computeMetadata/v1/instance/service-accounts/default/token":
+            right = request.header("metadata-flavor") == "Google"
+            return self._give() if right else _json({}, 403)
+        if path.startswith("/computeMetadata/v1/universe/"):
+            return _json({}, 404)
+        if path.startswith("/computeMetadata/") or path == "/":
+            body = b'{"email": "pod@test.iam.gserviceaccount.com", "scopes": []}'
+            return Response(200, (("Metadata-Flavor", "Google"), ("Content-Type", "application/json")), body, len(body))
         if path == "/token":
             self.given += 1
             self.valid.add(f"ya29.secret-{self.given}")
             return _json(
                 {"access_token": f"ya29.secret-{self.given}", "expires_in": self.lifetime, "token_type": "Bearer"}
             )
+        return None
+
+    def _answer_for_bucket(self, request: Request, path: str) -> Response:
         if (request.header("authorization") or "").removeprefix("Bearer ") not in self.valid:
             return _json({"error": {"code": 401, "message": "Invalid Credentials"}}, 401)
+        if self.billed is not None and request.exchange.query.get("userProject") != self.billed:
+            message = "Bucket is a requester pays bucket but no user project provided."
+            return _json({"error": {"code": 400, "message": message}}, 400)
+        if path == "/storage/v1/b/data/o/a":
+            return _json(self._resource())
         if path == "/storage/v1/b/data/o":
             return _json({"items": [self._resource()]})
         if path == "/download/storage/v1/b/data/o/a":
@@ -201,6 +267,8 @@ def test_objects_stored_compressed_arrive_as_they_are_stored(fake: FakeGcs, tmp_
     with opened(fake.url, application_credentials_path=str(path)) as source:
         entry = by_path(source)["a"]
         assert read(source, entry) == fake.data
+        assert entry.checksum is not None
+        assert entry.checksum.value == checksum_of(entry.checksum, fake.data), "of the bytes as they are stored"
     # Otherwise GCS would decompress them.
     assert fake.traffic.exchanges[-1].headers["accept-encoding"] == "gzip"
 
@@ -224,3 +292,101 @@ def test_an_answer_of_another_generation_is_a_change(fake: FakeGcs, tmp_path: Pa
         entry = by_path(source)["a"]
         with pytest.raises(SourceChangedError, match="x-goog-generation"):
             read(source, Entry(entry.key, "a", entry.size, "generation:6"))
+
+
+# --- workload identity, and who pays ---
+
+
+@pytest.mark.parametrize("impersonated", [False, True])
+def test_workload_identity_federation_trades_the_token_of_that_moment(
+    fake: FakeGcs, tmp_path: Path, impersonated: bool
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(fake.subject_token)
+    (tmp_path / "credentials.json").write_text(fake.external_account(token, impersonated=impersonated))
+    fake.lifetime = 1
+    with opened(fake.url, credentials_dir=str(tmp_path)) as source:
+        entry = by_path(source)["a"]
+        assert read(source, entry) == DATA
+        if impersonated:
+            return
+        fake.subject_token = "eyJ.another-token-of-the-pod"
+        token.write_text(fake.subject_token)
+        fake.valid.clear()
+        time.sleep(1.1)
+        assert read(source, entry) == DATA
+
+
+def test_a_token_that_is_not_traded_is_named_and_stays_secret(fake: FakeGcs, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("eyJ.wr0ng-and-secret")
+    (tmp_path / "key.json").write_text(fake.external_account(token))
+    with opened(fake.url, credentials_dir=str(tmp_path)) as source, pytest.raises(CredentialsRejectedError) as raised:
+        list(source.list())
+    assert "invalid_grant" in str(raised.value)
+    assert "wr0ng" not in str(raised.value)
+
+
+def test_application_default_credentials_are_a_file_that_the_environment_names(
+    fake: FakeGcs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, private_key: str
+) -> None:
+    path = tmp_path / "adc.json"
+    path.write_text(fake.service_account(private_key))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    with opened(fake.url) as source:
+        assert read(source, by_path(source)["a"]) == DATA
+
+
+def test_application_default_credentials_are_the_metadata_server_s_in_a_pod_of_gke(
+    fake: FakeGcs, tmp_path: Path
+) -> None:
+    """In a process of its own: the SDK reads the server's address when it is imported."""
+    host = fake.url.removeprefix("http://")
+    config = tmp_path / "config.yaml"
+    items = [{"bucket": "data", "items": [{"path": "."}]}]
+    item = {"name": "src", "type": "gcs", "endpoint_url": fake.url, "items": items}
+    config.write_text(json.dumps({"download_root": str(tmp_path / "root"), "download_items": [item]}))
+    variables = {"GCE_METADATA_HOST": host, "GCE_METADATA_IP": host, "GCE_METADATA_ROOT": host, "NO_GCE_CHECK": "false"}
+    # Whatever else the SDK would ask for goes nowhere.
+    done = datafetch("run", config, cwd=tmp_path, https_proxy="http://127.0.0.1:1", **variables)
+    assert done.code == 0, done.stderr
+    assert (tmp_path / "root" / "a").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("path", [".", "a"], ids=["listing", "object"])
+def test_the_project_that_pays_is_named_in_every_request(
+    fake: FakeGcs, tmp_path: Path, private_key: str, path: str
+) -> None:
+    (tmp_path / "key.json").write_text(fake.service_account(private_key))
+    fake.billed = "my-project:eu"
+    items = [{"bucket": "data", "items": [{"path": path, "target_path": "./"}]}]
+    settings = {"credentials_dir": str(tmp_path), "items": items}
+    with opened(fake.url, **settings) as source, pytest.raises(InvalidConfigError, match="userProject"):
+        list(source.list())
+    with opened(fake.url, user_project=fake.billed, **settings) as source:
+        entry = by_path(source)["a"]
+        assert read(source, entry) == DATA
+        assert source.look_up(entry) == entry
+        fake.billed = "another"
+        with pytest.raises(InvalidConfigError, match="userProject"):
+            read(source, entry)
+
+
+def test_one_generation_is_fetched_whatever_became_of_the_object(gcs: GCSPlace) -> None:
+    gcs.fill({"a": DATA})
+    with gcs.source() as source:
+        old = by_path(source)["a"]
+    gcs.fill({"a": DATA[::-1]})
+    generation = int(old.identity.removeprefix("generation:"))
+    pinned = {"path": "a", "generation": generation, "target_path": "old"}
+    with gcs.source(pinned, {"path": "a", "target_path": "new"}) as source:
+        entries = by_path(source)
+        assert entries["old"].identity == old.identity
+        assert {path: read(source, entry) for path, entry in entries.items()} == {"old": DATA, "new": DATA[::-1]}
+    with gcs.source(pinned) as source:
+        assert source.look_up(by_path(source)["old"]).identity == old.identity
+    missing = gcs.source({**pinned, "generation": 1})
+    with missing as source, pytest.raises(SourceNotFoundError, match="version '1'"):
+        list(source.list())
+    with pytest.raises(ValueError, match="snapshot means nothing to gcs"):
+        gcs.item({"path": "a", "snapshot": "2026-01-01", "target_path": "a"})

@@ -169,8 +169,12 @@ def test_a_profile_of_the_shared_files_signs_and_is_read_again(
         assert read(source, entry) == DATA
 
 
-def test_a_secret_with_shared_files_alone_means_their_default_profile(aws: Aws, tmp_path: Path) -> None:
+def test_a_secret_with_shared_files_alone_means_their_default_profile(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "secret").mkdir()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nobody-s-secret")
     keys = aws.issue(temporary=False)
     content = f"[default]\naws_access_key_id = {keys.access_key}\naws_secret_access_key = {keys.secret_key}\n"
     (tmp_path / "secret" / "credentials").write_text(content)

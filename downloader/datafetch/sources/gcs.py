@@ -47,6 +47,8 @@ from datafetch_api.config import GCSItem, Selection
 
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_only",)
 _KEYS = ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "service-account.json", "credentials.json")
+_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_FEDERATED = "external_account"
 _LISTED = "items(name,size,generation,crc32c,updated),nextPageToken"
 _RETRY_SECONDS = 30.0
 _TOKEN_MARGIN_SECONDS = 240.0
@@ -251,7 +253,10 @@ class GCSSource:
             anonymous: Any = AnonymousCredentials
             return anonymous()
         if content is not None:
-            return self._parse_credentials(content)
+            return self._parse_credentials(content, "application_credentials_path")
+        named = os.environ.get(_VARIABLE)
+        if named:
+            return self._parse_credentials(self._files.value(_VARIABLE, named, secret=False) or "", _VARIABLE)
         try:
             with warnings.catch_warnings():
                 # It warns of a user's own login without a quota project; that works for storage.
@@ -265,10 +270,12 @@ class GCSSource:
             ) from None
         return credentials
 
-    def _parse_credentials(self, content: str) -> Any:  # noqa: ANN401 - as above
+    def _parse_credentials(self, content: str, field: str) -> Any:  # noqa: ANN401 - as above
         try:
             info = json.loads(content)
             self._secrets.add(str(info.get("private_key", "")))
+            if info.get("type") == _FEDERATED:
+                return _federated(info)
             with warnings.catch_warnings():
                 # Google deprecated loading a file of whatever kind, because it may come from a stranger: here it is the
                 # user's own.
@@ -277,8 +284,8 @@ class GCSSource:
                 credentials, _ = load(info, scopes=_SCOPES)
         except (ValueError, AttributeError, TypeError, GoogleAuthError):
             raise InvalidConfigError(
-                "application_credentials_path: the file is no credentials file of Google (JSON of a service account or "
-                "of a workload identity)",
+                f"{field}: the file is no credentials file of Google (JSON of a service account or of a workload "
+                "identity)",
                 source=self._item.name,
             ) from None
         return credentials
@@ -313,6 +320,21 @@ class GCSSource:
         reason = self._secrets.redact(str(error.args[0] if error.args else error))
         reason = "the token server refused them" if "{" in reason else reason.rstrip(".")
         return CredentialsRejectedError(f"{what}: {reason}; check the service account file")
+
+
+def _federated(info: dict[str, Any]) -> Any:  # noqa: ANN401 - each kind is a class of its own
+    """Return the credentials of a workload's identity elsewhere: another cloud's, a file's or a command's.
+
+    google.auth.default and its like would at once trade a token, only to ask Google for the name of a project.
+    """
+    from google.auth import aws, identity_pool, pluggable
+
+    kind: Any = identity_pool
+    if info.get("subject_token_type") == "urn:ietf:params:aws:token-type:aws4_request":
+        kind = aws
+    elif (info.get("credential_source") or {}).get("executable") is not None:
+        kind = pluggable
+    return kind.Credentials.from_info(info, scopes=_SCOPES)
 
 
 def _emulator() -> str | None:
