@@ -216,8 +216,10 @@ class Azure:
     scheme = "az"
     _API_VERSION = "2023-11-03"
 
-    def __init__(self, endpoint: str, account: str = AZURE_ACCOUNT, key: str = AZURE_KEY) -> None:
-        self._http = _Endpoint(endpoint)
+    def __init__(
+        self, endpoint: str, account: str = AZURE_ACCOUNT, key: str = AZURE_KEY, ca_file: Path | None = None
+    ) -> None:
+        self._http = _Endpoint(endpoint, ca_file)
         self._base = urllib.parse.urlsplit(endpoint).path.rstrip("/")
         self._account = account
         self._key = base64.b64decode(key)

@@ -115,13 +115,18 @@ def start_fake_gcs_server(state: Path, host: str, port: int, external_url: str |
     return _start(FAKE_GCS_SERVER, options, state, url, {})
 
 
-def start_azurite(state: Path, host: str, port: int) -> RunningServer:
-    """Start an Azure Blob server that keeps its blobs in memory, with azurite's well-known account."""
+def start_azurite(state: Path, host: str, port: int, tls: Tls | None = None) -> RunningServer:
+    """Start an Azure Blob server that keeps its blobs in memory, with azurite's well-known account.
+
+    With TLS it takes tokens of Entra ID too, of which it checks all but the signature.
+    """
     options = ["--blobHost", host, "--blobPort", str(port), "--inMemoryPersistence"]
     # Telemetry is on by default; the SDKs send newer API versions than azurite knows; a Service's DNS name must
     # not be taken for an account's.
     options += ["--disableTelemetry", "--skipApiVersionCheck", "--disableProductStyleUrl", "--silent"]
-    running = _start(AZURITE, options, state, f"http://{host}:{port}", {})
+    if tls:
+        options += ["--oauth", "basic", "--cert", str(tls.certificate.resolve()), "--key", str(tls.key.resolve())]
+    running = _start(AZURITE, options, state, f"{'https' if tls else 'http'}://{host}:{port}", {})
     return RunningServer(f"{running.url}/{AZURE_ACCOUNT}", running.log, running.process)
 
 

@@ -82,11 +82,14 @@ class AzureServer:
     store: fill.Azure
     account: str = servers.AZURE_ACCOUNT
     key: str = servers.AZURE_KEY
+    ca_file: Path | None = None
+    """Authority to trust, when the server speaks TLS."""
 
     @property
     def connection_string(self) -> str:
         """What `BlobServiceClient.from_connection_string` takes."""
-        head = f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key}"
+        scheme = self.url.partition(":")[0]
+        head = f"DefaultEndpointsProtocol={scheme};AccountName={self.account};AccountKey={self.key}"
         return f"{head};BlobEndpoint={self.url};"
 
 
@@ -117,12 +120,18 @@ def fake_gcs_server() -> Iterator[GcsServer]:
 
 
 @contextmanager
-def azurite() -> Iterator[AzureServer]:
-    """Run an Azure Blob server. Names of containers need three characters."""
+def azurite(*, tls: bool = False) -> Iterator[AzureServer]:
+    """Run an Azure Blob server, with TLS by a throwaway authority if asked for: it then takes tokens of Entra ID too.
+
+    Names of containers need three characters.
+    """
     with tempfile.TemporaryDirectory(prefix="datafetch-azure-") as directory:
-        running = _on_free_port(lambda port: servers.start_azurite(Path(directory), HOST, port))
+        made = make_certificates(Path(directory) / "tls") if tls else None
+        pair = servers.Tls(made.certificate, made.key) if made else None
+        running = _on_free_port(lambda port: servers.start_azurite(Path(directory), HOST, port, pair))
         try:
-            yield AzureServer(running.url, fill.Azure(running.url))
+            ca_file = made.ca_file if made else None
+            yield AzureServer(running.url, fill.Azure(running.url, ca_file=ca_file), ca_file=ca_file)
         finally:
             running.stop()
 

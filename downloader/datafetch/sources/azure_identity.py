@@ -13,7 +13,12 @@ from urllib.parse import urlsplit
 
 from azure.core.credentials import TokenCredential
 from azure.core.exceptions import AzureError, ServiceRequestError
-from azure.identity import AzureAuthorityHosts, ClientSecretCredential, DefaultAzureCredential
+from azure.identity import (
+    AzureAuthorityHosts,
+    ClientSecretCredential,
+    DefaultAzureCredential,
+    WorkloadIdentityCredential,
+)
 
 from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import CredentialsRejectedError, DataFetchError, SourceUnavailableError
@@ -23,7 +28,8 @@ _SCOPE = "https://storage.azure.com/.default"
 _MARGIN_SECONDS = 300.0
 """A token is renewed this long before it expires."""
 _SERVICE_PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
-_REASON = re.compile(r"(AADSTS\d+: [^\n]*|No identity has been assigned[^\n]*|\bError: [^\n]*)")
+_WORKLOAD_IDENTITY = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE")
+_REASON = re.compile(r"((?:AADSTS\d+|Token request error|No identity has been assigned)[^\n]*)")
 _LONGEST_REASON = 300
 
 
@@ -79,6 +85,9 @@ def _credential(files: CredentialFiles, options: dict[str, Any]) -> TokenCredent
     )
     if tenant is not None and client is not None and secret is not None:
         return ClientSecretCredential(tenant, client, secret, **options)
+    if all(map(os.environ.get, _WORKLOAD_IDENTITY)):
+        # Alone: the chain would go on to ask the machine, and not say why this one failed.
+        return WorkloadIdentityCredential(**options)
     return DefaultAzureCredential(
         exclude_shared_token_cache_credential=True,
         exclude_visual_studio_code_credential=True,
