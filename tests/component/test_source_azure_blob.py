@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
 
 from component.places import STALL_TIMEOUT, WRONG_KEY, AzurePlace, by_path, read
-from datafetch.errors import CredentialsRejectedError, InvalidConfigError
+from datafetch.errors import CredentialsRejectedError, InvalidConfigError, SourceNotFoundError
 from datafetch.sources import Source, open_source
 from datafetch_api.config import AzureBlobItem
 from servers.faults import FaultProxy
@@ -23,7 +23,7 @@ DATA = b"forty-two bytes, all of them accounted for"
 @contextmanager
 def opened(container: str, **settings: Any) -> Iterator[Source]:
     items = [{"container": container, "items": [{"path": "."}]}]
-    item = AzureBlobItem.model_validate({"name": "src", "type": "azure-blob", "items": items, **settings})
+    item = AzureBlobItem.model_validate({"name": "src", "type": "azure-blob", "items": items} | settings)
     source = open_source(item, stall_timeout=STALL_TIMEOUT)
     try:
         yield source
@@ -94,7 +94,7 @@ def test_the_environment_is_asked_last(filled: AzurePlace, monkeypatch: pytest.M
 
 def test_without_credentials_there_is_a_sentence(azure: AzurePlace) -> None:
     nobody = opened(azure.bucket, account="acc")
-    with nobody as source, pytest.raises(CredentialsRejectedError, match="no Azure credentials found.*anonymous: true"):
+    with nobody as source, pytest.raises(CredentialsRejectedError, match="no Azure credentials found"):
         list(source.list())
 
 
@@ -173,3 +173,127 @@ def test_a_wrong_key_is_rejected_in_words_without_it(filled: AzurePlace) -> None
         list(source.list())
     assert WRONG_KEY not in str(raised.value)
     assert "RequestId" not in str(raised.value)
+
+
+# --- folders, snapshots, versions, the archive ---
+
+
+def blob_xml(name: str, size: int, *properties: tuple[str, str]) -> str:
+    more = "".join(f"<{tag}>{value}</{tag}>" for tag, value in properties)
+    return (
+        f"<Blob><Name>{name}</Name><Properties><Content-Length>{size}</Content-Length><Etag>0x1</Etag>"
+        f"<BlobType>BlockBlob</BlobType>{more}</Properties></Blob>"
+    )
+
+
+class FakeBlobs(Server):
+    """The container `data` with the blob `a`, which may be archived, and its version `V1`."""
+
+    def __init__(self) -> None:
+        self.tier: tuple[tuple[str, str], ...] = ()
+        """Of `a`: AccessTier, and ArchiveStatus where it is being rehydrated."""
+        self.version, self.old = "2026-01-01T00:00:00.1234567Z", b"as it was then"
+        super().__init__(self._answer)
+
+    def _answer(self, request: Request) -> Response:
+        query = request.exchange.query
+        if query.get("comp") == "list":
+            blobs = blob_xml("a", len(DATA), *self.tier) + blob_xml("b", len(DATA), ("AccessTier", "Cold"))
+            body = f'<?xml version="1.0"?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/></EnumerationResults>'
+            return Response(200, (("Content-Type", "application/xml"),), body.encode(), len(body))
+        if request.exchange.path == "/data/folder":
+            return Response(200, (("ETag", '"0x1"'), ("x-ms-meta-hdi_isfolder", "true")))
+        if "versionid" in query:
+            if query["versionid"] != self.version:
+                return refused(404, "BlobNotFound")
+            return Response(200, (("ETag", '"0x0"'), ("x-ms-version-id", self.version)), self.old, len(self.old))
+        names = {"AccessTier": "x-ms-access-tier", "ArchiveStatus": "x-ms-archive-status"}
+        headers = (("ETag", '"0x1"'), *((names[tag], value) for tag, value in self.tier))
+        if request.method == "GET" and dict(self.tier).get("AccessTier") == "Archive":
+            return refused(409, "BlobArchived")
+        return Response(200, headers, DATA, len(DATA))
+
+
+def refused(status: int, code: str) -> Response:
+    body = f"<Error><Code>{code}</Code><Message>This operation is not permitted.</Message></Error>".encode()
+    return Response(status, (("x-ms-error-code", code), ("Content-Type", "application/xml")), body, len(body))
+
+
+@pytest.fixture
+def blobs(only_loopback: None) -> Iterator[FakeBlobs]:
+    with FakeBlobs() as server:
+        yield server
+
+
+def selecting(*selections: dict[str, Any]) -> dict[str, Any]:
+    return {"anonymous": True, "items": [{"container": "data", "items": list(selections)}]}
+
+
+def test_a_folder_is_no_blob_though_it_answers_like_an_empty_one(blobs: FakeBlobs) -> None:
+    folder = selecting({"path": "folder", "target_path": "folder"})
+    with opened("data", endpoint_url=blobs.url, **folder) as source, pytest.raises(SourceNotFoundError, match="folder"):
+        list(source.list())
+
+
+@pytest.mark.parametrize("selection", [{"path": "."}, {"path": "a", "target_path": "a"}], ids=["listing", "blob"])
+@pytest.mark.parametrize("status", ["", "rehydrate-pending-to-hot"])
+def test_an_archived_blob_is_named_before_anything_is_fetched(
+    blobs: FakeBlobs, selection: dict[str, Any], status: str
+) -> None:
+    blobs.tier = (("AccessTier", "Archive"), *([("ArchiveStatus", status)] if status else []))
+    with opened("data", endpoint_url=blobs.url, **selecting(selection)) as source:
+        with pytest.raises(SourceNotFoundError, match="rehydrate it first") as raised:
+            list(source.list())
+        assert raised.value.code == 11
+        assert not raised.value.retryable
+        assert "'a'" in str(raised.value)
+        assert ("under way" in str(raised.value)) is bool(status)
+        assert not any(e.method == "GET" and e.path == "/data/a" for e in blobs.traffic.exchanges)
+        blobs.tier = (("AccessTier", "Hot"),)
+        assert read(source, by_path(source)["a"]) == DATA
+
+
+def test_archived_blobs_that_nobody_asked_for_are_in_nobodys_way(blobs: FakeBlobs) -> None:
+    blobs.tier = (("AccessTier", "Archive"),)
+    with opened("data", endpoint_url=blobs.url, **selecting({"path": ".", "exclude": ["a"]})) as source:
+        assert sorted(by_path(source)) == ["b"]
+
+
+def test_a_blob_that_was_archived_meanwhile_is_named_too(blobs: FakeBlobs) -> None:
+    with opened("data", endpoint_url=blobs.url, anonymous=True) as source:
+        entry = by_path(source)["a"]
+        blobs.tier = (("AccessTier", "Archive"),)
+        with pytest.raises(SourceNotFoundError, match="is archived"):
+            read(source, entry)
+
+
+def test_a_version_is_named_in_every_request(blobs: FakeBlobs) -> None:
+    pinned = {"path": "a", "version_id": blobs.version, "target_path": "old"}
+    both = selecting(pinned, {"path": "a", "target_path": "new"})
+    with opened("data", endpoint_url=blobs.url, **both) as source:
+        entries = by_path(source)
+        assert {path: read(source, entry) for path, entry in entries.items()} == {"old": blobs.old, "new": DATA}
+        assert source.look_up(entries["old"]) == entries["old"]
+    missing = selecting({**pinned, "version_id": "2025-01-01T00:00:00.0000000Z"})
+    nothing = opened("data", endpoint_url=blobs.url, **missing)
+    with nothing as source, pytest.raises(SourceNotFoundError, match="2025-01-01"):
+        list(source.list())
+
+
+def test_a_snapshot_of_a_real_server(filled: AzurePlace) -> None:
+    connection = filled.server.connection_string
+    with BlobServiceClient.from_connection_string(connection) as service:
+        snapshot = service.get_blob_client(filled.bucket, "a").create_snapshot()["snapshot"]
+    filled.fill({"a": DATA[::-1]})
+    pinned = {"path": "a", "snapshot": snapshot, "target_path": "old"}
+    with filled.source(pinned, {"path": "a", "target_path": "new"}) as source:
+        entries = by_path(source)
+        assert snapshot in entries["old"].identity
+        assert {path: read(source, entry) for path, entry in entries.items()} == {"old": DATA, "new": DATA[::-1]}
+        assert read(source, entries["old"], 5, 20) == DATA[5:20]
+        assert source.look_up(entries["old"]) == entries["old"]
+    missing = filled.source({**pinned, "snapshot": "2025-01-01T00:00:00.0000000Z"})
+    with missing as source, pytest.raises(SourceNotFoundError, match="2025-01-01"):
+        list(source.list())
+    with pytest.raises(ValueError, match="version_id or snapshot"):
+        filled.item({**pinned, "version_id": "x"})

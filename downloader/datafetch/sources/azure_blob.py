@@ -26,7 +26,13 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
-from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import (
+    BlobSasPermissions,
+    BlobServiceClient,
+    ContainerSasPermissions,
+    generate_blob_sas,
+    generate_container_sas,
+)
 
 from datafetch.credentials import CredentialFiles, Secrets
 from datafetch.errors import (
@@ -103,7 +109,7 @@ class AzureBlobSource:
             **({"connection_verify": trusted} if trusted else {}),
         }
         self._access = self._connect()
-        self._tokens: dict[str, tuple[str, float]] = {}
+        self._tokens: dict[tuple[str, tuple[str, str, str] | None], tuple[str, float]] = {}
         self._transport = Transport(
             stall_timeout=stall_timeout,
             secrets=self._secrets,
@@ -164,7 +170,8 @@ class AzureBlobSource:
         container, _, blob = entry.key.partition("/")
         name, version, etag = _pinned(entry.identity)
         access = self._access
-        query = [*([f"{name}={quote(version, safe='')}"] if name else []), *filter(None, [self._token(container)])]
+        token = self._token(container, (blob, name, version) if name else None)
+        query = [*([f"{name}={quote(version, safe='')}"] if name else []), *([token] if token else [])]
         url = f"{access.url}/{quote_key(container)}/{quote_key(blob)}"
         if query:
             url = f"{url}?{'&'.join(query)}"
@@ -191,31 +198,40 @@ class AzureBlobSource:
         if self._access.identity is not None:
             self._access.identity.close()
 
-    def _token(self, container: str) -> str | None:
-        """Return the SAS token for requests to a container; None for anonymous access, and where an identity signs."""
+    def _token(self, container: str, pinned: tuple[str, str, str] | None = None) -> str | None:
+        """Return the SAS token for requests to a container; None for anonymous access, and where an identity signs.
+
+        `pinned` is a blob with the kind and name of its version or snapshot: a token for a container is not for these.
+        """
         access = self._access
         if access.account_key is None:
             return access.sas_token
-        token, expires = self._tokens.get(container, ("", 0.0))
+        what = (container, pinned)
+        token, expires = self._tokens.get(what, ("", 0.0))
         if time.time() <= expires - _SAS_MARGIN_SECONDS:
             return token
         with self._lock:
-            token, expires = self._tokens.get(container, ("", 0.0))
+            token, expires = self._tokens.get(what, ("", 0.0))
             if time.time() > expires - _SAS_MARGIN_SECONDS:
                 expires = time.time() + _SAS_SECONDS
-                token = self._make_token(container, access, expires)
-                self._tokens[container] = (token, expires)
+                token = self._make_token(container, pinned, access, expires)
+                self._tokens[what] = (token, expires)
             return token
 
-    def _make_token(self, container: str, access: _Access, expires: float) -> str:
+    def _make_token(self, container: str, pinned: tuple[str, str, str] | None, access: _Access, expires: float) -> str:
+        common: dict[str, Any] = {
+            "account_name": str(access.client.account_name),
+            "container_name": container,
+            "account_key": access.account_key,
+            "expiry": datetime.fromtimestamp(expires, UTC) + timedelta(seconds=1),
+        }
         try:
-            token = generate_container_sas(
-                account_name=str(access.client.account_name),
-                container_name=container,
-                account_key=access.account_key,
-                permission=ContainerSasPermissions(read=True),
-                expiry=datetime.fromtimestamp(expires, UTC) + timedelta(seconds=1),
-            )
+            if pinned is None:
+                token = generate_container_sas(permission=ContainerSasPermissions(read=True), **common)
+            else:
+                blob, name, version = pinned
+                common |= {"blob_name": blob, _ARGUMENTS[name]: version}
+                token = generate_blob_sas(permission=BlobSasPermissions(read=True), **common)
         except (ValueError, AzureError) as error:
             raise self._from_sdk(error, "the account key") from None
         return self._secrets.add(str(token))
