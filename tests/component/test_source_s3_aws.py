@@ -390,3 +390,33 @@ def test_a_ca_bundle_counts_beside_the_authorities_of_everybody(
             path.write_text(content)
         with pytest.raises(InvalidConfigError, match=said):
             fetch("https://127.0.0.1:1", ca_bundle_file=str(path))
+
+
+# --- clocks ---
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0], ids=["ahead", "behind"])
+@pytest.mark.parametrize("selection", [{"path": "."}, {"path": "a", "match": "object"}], ids=["listed", "one object"])
+def test_a_server_whose_clock_is_an_hour_off_is_signed_for_by_its_own_clock(
+    aws: Aws, secret: str, ahead: float, selection: dict[str, Any]
+) -> None:
+    aws.ahead = ahead
+    with opened(aws, selection, credentials_dir=secret) as source:
+        entry = next(entry for entry in source.list() if entry.key == f"{BUCKET}/a")
+        assert read(source, entry) == DATA
+        refused = sum(exchange.status == 403 for exchange in aws.traffic.exchanges)
+        assert refused <= 2, "once it is known, every signature has the right time"
+
+
+def test_a_clock_that_goes_wrong_in_between_is_learned_by_what_reads(aws: Aws, secret: str) -> None:
+    with opened(aws, credentials_dir=secret) as source:
+        entry = next(entry for entry in source.list() if entry.key == f"{BUCKET}/a")
+        aws.ahead = 3600.0
+        assert read(source, entry) == DATA
+
+
+def test_keys_that_are_wrong_stay_wrong_whatever_the_clock_says(aws: Aws, secret: str) -> None:
+    aws.ahead = 3600.0
+    aws.withdraw()
+    with opened(aws, credentials_dir=secret) as source, pytest.raises(CredentialsRejectedError):
+        list(source.list())

@@ -16,8 +16,10 @@ import hmac
 import itertools
 import json
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import escape
 
@@ -60,6 +62,8 @@ class Aws(Server):
         self.web_identity_tokens: set[str] = set()
         self.container_token = "container-token-0123456789"
         self.lifetime = 3600.0
+        self.ahead = 0.0
+        """Seconds that the server's clock is ahead of this machine's."""
         self._keys: dict[str, Keys] = {}
         super().__init__(self._page)
 
@@ -83,7 +87,8 @@ class Aws(Server):
             return self._container(request)
         if path.startswith("/latest/"):
             return self._instance(request, path)
-        return self._s3(request, unquote(path).removeprefix(f"/{BUCKET}").removeprefix("/"))
+        answer = self._s3(request, unquote(path).removeprefix(f"/{BUCKET}").removeprefix("/"))
+        return replace(answer, headers=(*answer.headers, ("Date", formatdate(time.time() + self.ahead, usegmt=True))))
 
     # --- who gives out keys ---
 
@@ -195,6 +200,9 @@ class Aws(Server):
         keys = self._keys.get(access_key)
         if keys is None or keys.token != request.header("x-amz-security-token"):
             return self._denied(request, "InvalidAccessKeyId", "The access key does not exist in our records.")
+        signed = datetime.strptime(request.header("x-amz-date") or "", "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        if abs(signed.timestamp() - time.time() - self.ahead) > 900:
+            return self._denied(request, "RequestTimeTooSkewed", "The difference between the times is too large.")
         if _signature(request, keys.secret_key, day, region, names) != signature:
             return self._denied(request, "SignatureDoesNotMatch", "The signature does not match.")
         pays = request.header("x-amz-request-payer") == "requester" and "x-amz-request-payer" in names.split(";")

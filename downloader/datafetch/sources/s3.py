@@ -45,6 +45,7 @@ from datafetch.sources import ByteRange, Checksum, Entry, HttpAccess
 from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import while_throttled, with_renewal
 from datafetch.sources.s3_answers import archive_state, entry_of, parse_page, promised_checksum, version_and_etag
+from datafetch.sources.s3_clock import ServerClock, correct_botocore, forget_botocore
 from datafetch.sources.s3_credentials import open_session
 from datafetch.sources.s3_refusals import agent_failed, classify_s3, classify_sts
 from datafetch.sources.s3_refusals import archived as is_archived
@@ -86,13 +87,13 @@ class _Place:
     signer: Signer
 
     @classmethod
-    def of(cls, url: str, region: str, service: str) -> "_Place":
+    def of(cls, url: str, region: str, service: str, clock: ServerClock) -> "_Place":
         """Return the place of a URL."""
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         if parts.port not in (None, 443 if parts.scheme == "https" else 80):
             host = f"{host}:{parts.port}"
-        return cls(url, host, parts.path, region, service, Signer(region, service))
+        return cls(url, host, parts.path, region, service, Signer(region, service, clock=clock.now))
 
 
 class S3Source:
@@ -117,6 +118,8 @@ class S3Source:
             raise self._from_sdk(error, "the settings cannot work").at(item.name) from None
         except DataFetchError as error:
             raise error.at(item.name) from None
+        self._clock = ServerClock()
+        correct_botocore(self._client, self._clock)
         # Where a bucket is, botocore knows once it has signed a request for it, redirects to its region included.
         self._client.meta.events.register_last("before-sign.s3", self._remember_place)
         self._read_pages()
@@ -137,7 +140,7 @@ class S3Source:
             secrets=self._secrets,
             ca_file=self._authorities.ca_file,
             stored_encodings=True,
-            classify=classify_s3,
+            classify=self._classify,
         )
 
     @property
@@ -186,7 +189,8 @@ class S3Source:
     def open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         """Ask for a range of the object, once more with new keys where the files were rotated meanwhile."""
         ask = partial(self._open, entry, byte_range)
-        return with_renewal(ask, self._renew, source=self.name, key=entry.key)
+        renew = partial(self._renew, self._clock.corrections)
+        return with_renewal(ask, renew, source=self.name, key=entry.key)
 
     def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:
         """Return the signed GET of a range of the object; a whole one is asked for with its checksum."""
@@ -207,6 +211,7 @@ class S3Source:
         self._closed.set()
         self._transport.close()
         self._client.close()
+        forget_botocore(self._clock)
 
     def _open(self, entry: Entry, byte_range: ByteRange) -> RangeBody:
         body = open_range(self, entry, byte_range)
@@ -255,8 +260,15 @@ class S3Source:
         headers["If-Match"] = etag
         return Request(url, headers, credentials, method), Pin(entry.size, {"etag": etag, **pinned})
 
-    def _renew(self) -> bool:
+    def _renew(self, corrections: int) -> bool:
+        """Return whether there are other keys by now, or another time to sign by than when `corrections` were made."""
+        if self._clock.corrections != corrections:
+            return True
         return self._file_keys is not None and self._file_keys.refresh()
+
+    def _classify(self, refusal: Refusal) -> DataFetchError:
+        self._clock.learn(refusal.status, refusal.headers)
+        return classify_s3(refusal)
 
     def _freeze_keys(self, what: str) -> ReadOnlyCredentials:
         """Return the keys of this moment."""
@@ -411,7 +423,7 @@ class S3Source:
         service = str(signing.get("signing_name") or context.get("signing_name"))
         known = self._places.get(bucket)
         if known is None or (known.url, known.region, known.service) != (url, region, service):
-            self._places[bucket] = _Place.of(url, region, service)
+            self._places[bucket] = _Place.of(url, region, service, self._clock)
 
     def _split_key(self, key: str) -> tuple[str, str]:
         """Return bucket and key. A bucket may be given as an ARN, which holds slashes itself."""
