@@ -153,7 +153,15 @@ class _Target:
         staged = self.ledger.staged(file.path)
         if staged is not None and staged.is_of(file):
             return FilePlan(file.path, file.size, Fate.PARTLY, present_bytes(staged))
-        return FilePlan(file.path, file.size, Fate.NEW if published is None else Fate.CHANGED)
+        present = self._count_moved(file)
+        return FilePlan(file.path, file.size, Fate.NEW if published is None else Fate.CHANGED, present)
+
+    def _count_moved(self, file: PlannedFile) -> int:
+        """Return the bytes of a file that was published at another path, and is taken over from there."""
+        moved = self.ledger.published_alike(file.checksum, file.size)
+        if moved is None or not self._is_as_published(moved) or (self.in_place and self.ledger.is_planned(moved.path)):
+            return 0
+        return moved.size
 
     def _compare_unpacked(self, file: PlannedFile) -> FilePlan | None:
         """Return what becomes of an archive that was unpacked before; None where it was not."""

@@ -13,6 +13,7 @@ import pytest
 from component.commands import environment, tree
 from datafetch.engine import FetchOutcome, run_fetch
 from datafetch.errors import SourceUnavailableError
+from datafetch.preflight import look_ahead
 from datafetch.progress import ProgressTracker
 from datafetch_api.config import DownloadConfig
 from servers.hub import Hub
@@ -60,7 +61,7 @@ def look_up(home: Path, cache: Path, repo_type: str, repo_id: str, revision: str
     return found
 
 
-def fetch(hub: Hub, root: Path, *, managed: bool = False, **settings: object) -> FetchOutcome:
+def config_of(hub: Hub, root: Path, *, managed: bool = False, **settings: object) -> DownloadConfig:
     item = {
         "name": "src",
         "type": "hf",
@@ -74,8 +75,12 @@ def fetch(hub: Hub, root: Path, *, managed: bool = False, **settings: object) ->
         root.parent.mkdir(exist_ok=True)
         ids = {"namespace": "ml", "name": root.name, "uid": "u1", "spec_hash": "v1:0"}
         owner = {"managed": {"volume": str(root.parent), "path": root.name, **ids}}
-    config = DownloadConfig.model_validate({**owner, "download_items": [item]})
-    return run_fetch(config, observer=ProgressTracker(), cancel=threading.Event())
+    return DownloadConfig.model_validate({**owner, "download_items": [item]})
+
+
+def fetch(hub: Hub, root: Path, *, managed: bool = False, anew: bool = False, **settings: object) -> FetchOutcome:
+    config = config_of(hub, root, managed=managed, **settings)
+    return run_fetch(config, observer=ProgressTracker(), cancel=threading.Event(), anew=anew)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +149,9 @@ def test_a_refresh_fetches_only_what_has_changed_though_every_path_has(hub: Hub,
     new = repo.commit({"config.json": b'{"new": 1}', "again.safetensors": WEIGHTS})
     hub.traffic.clear()
     hub.cdn.traffic.clear()
+    expected = look_ahead(config_of(hub, root, managed=managed), observer=ProgressTracker(), cancel=threading.Event())
+    # refs/main is written here, and has no bytes in common with the one before.
+    assert expected.fetch_bytes == len(b'{"new": 1}') + len(new)
     outcome = fetch(hub, root, managed=managed)
     snapshots = root / "models--org--model" / "snapshots"
     assert tree(snapshots) == {
@@ -161,6 +169,17 @@ def test_a_refresh_fetches_only_what_has_changed_though_every_path_has(hub: Hub,
         # A pod that started before reads its old revision on.
         kept = sorted((root.parent / ".datafetch" / "cache" / "revisions").iterdir())
         assert tree(kept[0])[f"models--org--model/snapshots/{old}/config.json"] == b"{}"
+
+
+@pytest.mark.parametrize("managed", [True, False], ids=["managed", "in place"])
+def test_who_asks_for_everything_anew_gets_it(hub: Hub, tmp_path: Path, managed: bool) -> None:
+    repo = hub.create("org/model", FILES)
+    root = tmp_path / "volume" / "cache"
+    fetch(hub, root, managed=managed)
+    repo.commit({"more.json": b"[]"})
+    hub.cdn.traffic.clear()
+    assert fetch(hub, root, managed=managed, anew=True).reused_bytes == 0
+    assert hub.cdn.traffic.bytes_sent == len(WEIGHTS)
 
 
 def test_a_refresh_that_is_killed_goes_on(hub: Hub, tmp_path: Path) -> None:

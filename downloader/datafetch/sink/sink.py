@@ -117,6 +117,8 @@ class Sink:
 
     def _take_moved(self, file: PlannedFile) -> bool:
         """Take over a published file of the same content at another path: a snapshot's changes with its commit."""
+        if self.anew or kind_of(file) is Kind.ARCHIVE:
+            return False
         found = self.ledger.published_alike(file.checksum, file.size)
         if found is None:
             return False
