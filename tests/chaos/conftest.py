@@ -6,47 +6,25 @@ it draws and prints, and writes what came of them into a page (`--report`). A te
 
 import random
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from chaos.record import Record, Row, write
+from chaos.record import Command, Record
 from chaos.scale import CHAOS, FIXED, Scale
+from chaos.seeds import (  # noqa: F401 - pytest finds hooks by their names here
+    is_chaos,
+    pytest_addoption,
+    pytest_configure,
+    pytest_configure_node,
+    pytest_runtest_logreport,
+    pytest_sessionstart,
+    report_rows,
+    rounds_of,
+)
 from servers.emulators import S3Server, versitygw
 
 FIXED_SEEDS = (1, 2, 3)
-_rows: dict[str, Row] = {}
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("chaos", "random moments")
-    group.addoption("--chaos", action="store_true", help="more and longer rounds, from a seed that is drawn")
-    group.addoption("--seed", type=int, help="first seed of --chaos; the rounds count up from it")
-    group.addoption("--rounds", type=int, help="rounds of each test with --chaos")
-    group.addoption("--report", type=Path, help="page to write what came of --chaos into")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "scenario(name): what a test of random moments is called in the report")
-    config.addinivalue_line("markers", "rounds(number): how often it runs with --chaos")
-    if not config.getoption("--chaos", default=False):
-        return
-    if hasattr(config, "workerinput"):
-        config.option.seed = config.workerinput["seed"]
-    elif config.option.seed is None:
-        config.option.seed = random.SystemRandom().randrange(1 << 31)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist the seed: all of them have to draw the same."""
-    node.workerinput["seed"] = node.config.getoption("--seed", default=None)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    if session.config.getoption("--chaos", default=False) and not hasattr(session.config, "workerinput"):
-        print(f"chaos: SEED={session.config.option.seed}", flush=True)
+COMMAND = Command("make chaos", "scenario", ("downloader", "crds", "tests"), "four at a time")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -55,11 +33,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _seeds(config: pytest.Config, test: pytest.Item | pytest.Function) -> list[int]:
+    if is_chaos(config):
+        return rounds_of(config, test, usual=3)
     mark = test.get_closest_marker("rounds")
-    if not config.getoption("--chaos", default=False):
-        return list(FIXED_SEEDS[: mark.kwargs.get("fixed", 3)] if mark else FIXED_SEEDS)
-    rounds = config.option.rounds or (mark.args[0] if mark else 3)
-    return [config.option.seed + number for number in range(rounds)]
+    return list(FIXED_SEEDS[: mark.kwargs.get("fixed", 3)] if mark else FIXED_SEEDS)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,31 +50,19 @@ def pytest_runtest_makereport(
 
 
 def _replay(item: pytest.Function) -> str:
-    if not item.config.getoption("--chaos", default=False):
+    if not is_chaos(item.config):
         return f"pytest '{item.nodeid}'"
     return f"make chaos SEED={item.callspec.params['seed']} ROUNDS=1 TEST={item.originalname}"
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    facts = dict(report.user_properties)
-    if "scenario" not in facts:
-        return
-    row = _rows.setdefault(str(facts["scenario"]), Row())
-    row.take(facts, report)
-
-
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    config = session.config
-    page = config.getoption("--report", default=None)
-    if page is None or hasattr(config, "workerinput"):
-        return
-    write(page, _rows, seed=config.option.seed, passed=exitstatus == 0)
+    report_rows(session, COMMAND, passed=exitstatus == 0)
 
 
 @pytest.fixture
 def scale(request: pytest.FixtureRequest) -> Scale:
     """How much a test does."""
-    return CHAOS if request.config.getoption("--chaos", default=False) else FIXED
+    return CHAOS if is_chaos(request.config) else FIXED
 
 
 @pytest.fixture

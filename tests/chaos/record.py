@@ -1,4 +1,4 @@
-"""What `make chaos` leaves: rows of a table, and the page that they are written into."""
+"""What `make chaos` and `make chaos-cluster` leave: rows of a table, and the page that they are written into."""
 
 import subprocess
 from collections.abc import Callable, Mapping
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-BEGIN = "<!-- written by make chaos: begin -->"
-END = "<!-- written by make chaos: end -->"
 _MOST = "at most: "
 
 
@@ -65,29 +63,45 @@ def _fact(item: tuple[str, float]) -> str:
     return f"{name}: {number}"
 
 
-def write(page: Path, rows: Mapping[str, Row], *, seed: int, passed: bool) -> None:
+@dataclass(frozen=True)
+class Command:
+    """Who writes a table, and what it says of itself."""
+
+    name: str
+    """As it is typed."""
+    noun: str
+    """What a row is."""
+    tested: tuple[str, ...]
+    """What of the tree the tests are of."""
+    workers: str = ""
+    """How many tests ran at a time, in words."""
+
+
+def write(page: Path, command: Command, rows: Mapping[str, Row], *, seed: int, passed: bool) -> None:
     """Replace what the last run wrote into the page. Raises ValueError where the page has no place for it."""
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r}; put them where the table belongs")
+    begin, end = (f"<!-- written by {command.name}: {edge} -->" for edge in ("begin", "end"))
+    head, begun, rest = page.read_text().partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not begun or not ended:
+        raise ValueError(f"{page} has no lines {begin!r} and {end!r}; put them where the table belongs")
+    minutes = f"{sum(row.seconds for row in rows.values()) / 60:.0f} minutes of tests"
     lines = [
         f"- Result: {'passed' if passed else '**failed**'}",
         f"- Date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"- Commit: {_commit(page.parent)}",
-        f"- Seed: {seed} (`make chaos SEED={seed}`)",
-        f"- Time: {sum(row.seconds for row in rows.values()) / 60:.0f} minutes of tests, four at a time",
+        f"- Commit: {_commit(page.parent, command.tested)}",
+        f"- Seed: {seed} (`{command.name} SEED={seed}`)",
+        f"- Time: {minutes}{f', {command.workers}' if command.workers else ''}",
         "",
-        "| scenario | rounds | result | what happened in all rounds |",
+        f"| {command.noun} | rounds | result | what happened in all rounds |",
         "|---|---|---|---|",
         *(rows[name].to_markdown(name) for name in sorted(rows)),
     ]
-    page.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail)
+    page.write_text(head + begin + "\n" + "\n".join(lines) + "\n" + end + tail)
 
 
-def _commit(directory: Path) -> str:
+def _commit(directory: Path, tested: tuple[str, ...]) -> str:
     number = _git(directory, "rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = _git(directory, "status", "--porcelain", "--", ":/downloader", ":/crds", ":/tests")
+    changed = _git(directory, "status", "--porcelain", "--", *(f":/{folder}" for folder in tested))
     return f"{number} and changes that are not committed" if changed else number
 
 
