@@ -35,7 +35,7 @@ _USER_AGENT = f"datafetch/{__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request without a body."""
+    """A request."""
 
     url: str
     """Percent-encoded as it goes over the wire."""
@@ -47,6 +47,8 @@ class Request:
     sender: str | None = None
     """`RangeBody.address` of the server that named the URL; None where the config does. It may lead no further than a
     redirect of that server could."""
+    body: bytes = b""
+    """What a POST sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,11 +484,13 @@ def _way_to(destination: Destination, url: str) -> _Way:
 
 def _render(request: Request, target: str, way: _Way, range_header: Mapping[str, str]) -> bytes:
     headers = {"Accept-Encoding": "identity", **range_header, **request.headers, **request.credential_headers}
+    if request.body:
+        headers["Content-Length"] = str(len(request.body))
     target = way.before_target + target
     if " " in target:
         raise InvalidConfigError(f"{redact_uri(request.url)!r} holds a space; write it as %20")
     try:
-        return render_head(request.method, target, headers, way.fields)
+        return render_head(request.method, target, headers, way.fields) + request.body
     except ValueError as error:
         raise InvalidConfigError(f"{redact_uri(request.url)}: {error}") from None
 
@@ -508,6 +512,7 @@ def _redirected(request: Request, location: str, place: str) -> Request:
         headers=request.headers,
         credential_headers=request.credential_headers if same else {},
         method=request.method,
+        body=request.body,
     )
 
 
