@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    DisabledRepoError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -60,6 +61,27 @@ def test_a_snapshot_holds_plain_and_large_files(hub: Hub, tmp_path: Path, repo_t
         f"/lfs/{hashlib.sha256(WEIGHTS).hexdigest()}"
     ]
     assert hub.cdn.traffic.bytes_sent == len(WEIGHTS)
+
+
+def test_the_client_knows_files_in_xet_storage_and_gets_plain_bytes_of_them(hub: Hub, tmp_path: Path) -> None:
+    repo = hub.create("org/model", FILES)
+    hub.xet = True
+    api = HfApi(endpoint=hub.url, token=False)
+    (found,) = api.get_paths_info("org/model", ["sub/model.safetensors"])
+    assert isinstance(found, RepoFile)
+    metadata = get_hf_file_metadata(f"{hub.url}/org/model/resolve/main/sub/model.safetensors", token=False)
+    assert metadata.xet_file_data is not None
+    assert metadata.xet_file_data.file_hash == found.xet_hash
+    assert metadata.xet_file_data.refresh_route == f"{hub.url}/api/models/org/model/xet-read-token/{repo.head}"
+    assert metadata.etag == hashlib.sha256(WEIGHTS).hexdigest() != found.xet_hash
+    assert snapshot(hub, tmp_path / "out") == FILES
+    assert {exchange.path.split("/")[1] for exchange in hub.cdn.traffic.select("GET")} == {"xet-bridge-us"}
+
+
+def test_what_is_disabled_is_said_to_be(hub: Hub) -> None:
+    hub.create("org/model", FILES).disabled = True
+    with pytest.raises(DisabledRepoError):
+        HfApi(endpoint=hub.url, token=False).model_info("org/model")
 
 
 def test_large_files_come_from_another_origin_which_sees_no_token(hub: Hub, tmp_path: Path) -> None:
