@@ -155,7 +155,7 @@ class MembershipSource:
             return None
         source = open_provider(self._root.item_of(self._item, path), self._stall_timeout)
         try:
-            entry = next(iter(source.list()))
+            (entry,) = source.list()
             content = _read_verified(source, entry)
             return _Manifest(self._root, path, parse_manifest(content, path), source.resolved_revision)
         except SourceNotFoundError as error:
