@@ -93,7 +93,7 @@ def needs_mounts(seen: Observation, decision: Decision) -> bool:
 
 def _next_step(seen: Observation, status: DataFetchStatus) -> steps.Step:
     """Return the answer to the first question that has one; the last has always."""
-    case = _Case(seen, status)
+    case = Case(seen, status)
     answers = (question.ask(case) for question in QUESTIONS)
     return next(answer for answer in answers if answer is not None)
 
@@ -101,7 +101,7 @@ def _next_step(seen: Observation, status: DataFetchStatus) -> steps.Step:
 # --- the questions ---------------------------------------------------------------------------------------------------
 
 
-class _Case:
+class Case:
     """What a question is asked of. What follows from the claim is for those that come after it is known to be there."""
 
     def __init__(self, seen: Observation, status: DataFetchStatus) -> None:
@@ -110,16 +110,19 @@ class _Case:
 
     @property
     def fetch(self) -> DataFetch:
+        """The resource."""
         return self.seen.fetch
 
     @cached_property
     def claim(self) -> Claim:
+        """The claim. Raises LookupError where there is none: whoever asks has to ask for that first."""
         if self.seen.claim is None:
             raise LookupError("no claim: this is asked too early")
         return self.seen.claim
 
     @cached_property
     def wanted(self) -> Wanted:
+        """What is wanted of the fetch now."""
         return wanted_now(self.fetch, self.status, self.claim.uid, self.seen.now)
 
     @cached_property
@@ -143,83 +146,83 @@ class _Case:
         return self.seen.job(self.attempt.name)
 
 
-def _has_no_target(case: _Case) -> steps.Step | None:
+def _has_no_target(case: Case) -> steps.Step | None:
     return steps.Recipe() if case.fetch.spec.target is None else None
 
 
-def _cannot_be_carried_out(case: _Case) -> steps.Step | None:
+def _cannot_be_carried_out(case: Case) -> steps.Step | None:
     problem = _problem(case.seen)
     return None if problem is None else steps.Refused(Reason.INVALID_SPEC, problem)
 
 
-def _has_an_elder(case: _Case) -> steps.Step | None:
+def _has_an_elder(case: Case) -> steps.Step | None:
     conflict = _conflict(case.seen)
     return None if conflict is None else steps.Refused(Reason.TARGET_CONFLICT, conflict)
 
 
-def _is_suspended(case: _Case) -> steps.Step | None:
+def _is_suspended(case: Case) -> steps.Step | None:
     return steps.Suspended() if case.fetch.spec.suspend else None
 
 
-def _needs_a_claim(case: _Case) -> steps.Step | None:
+def _needs_a_claim(case: Case) -> steps.Step | None:
     target = case.fetch.spec.target
     creates = target is not None and target.persistent_volume_claim.create is not None
     return steps.CreateClaim() if creates and case.seen.claim is None else None
 
 
-def _has_no_claim(case: _Case) -> steps.Step | None:
+def _has_no_claim(case: Case) -> steps.Step | None:
     claim = case.seen.claim
     return steps.AwaitClaim() if claim is None or claim.deleting or claim.phase == "Lost" else None
 
 
-def _is_published(case: _Case) -> steps.Step | None:
+def _is_published(case: Case) -> steps.Step | None:
     done = is_done(case.status, case.wanted)
     return steps.Done(*_next_sync(case.seen, case.status)) if done else None
 
 
-def _has_failed(case: _Case) -> steps.Step | None:
+def _has_failed(case: Case) -> steps.Step | None:
     failed = case.number and is_failed(case.fetch, case.status, case.wanted)
     over = failed and not _has_grown(case.status, case.claim)
     return steps.Failed(*_next_sync(case.seen, case.status)) if over else None
 
 
-def _is_on_its_way_out(case: _Case) -> steps.Step | None:
+def _is_on_its_way_out(case: Case) -> steps.Step | None:
     job = case.job
     return steps.AwaitRemoval(job, _JOB_GOES_SECONDS) if job is not None and job.deleting else None
 
 
-def _has_not_begun(case: _Case) -> steps.Step | None:
+def _has_not_begun(case: Case) -> steps.Step | None:
     if case.number:
         return None
     return _start(case.seen, case.attempt, is_new=True) if case.job is None else steps.Adopt(case.job)
 
 
-def _was_never_made(case: _Case) -> steps.Step | None:
+def _was_never_made(case: Case) -> steps.Step | None:
     known = case.status.job_ref is not None and case.status.job_ref.uid is not None
     return None if case.job is not None or known else _start(case.seen, case.attempt, is_new=False)
 
 
-def _is_lost(case: _Case) -> steps.Step | None:
+def _is_lost(case: Case) -> steps.Step | None:
     job = case.job
     if job is not None and job.finished != "Failed" and not _is_stranded(case.seen, job):
         return None
     return _start(case.seen, case.following, is_new=True)
 
 
-def _has_brought_all_shards(case: _Case) -> steps.Step | None:
+def _has_brought_all_shards(case: Case) -> steps.Step | None:
     job = case.job
     if job is None or job.finished != "Complete" or job.shards == 1:
         return None
     return _publication(case.seen, job, replace(case.attempt, publishes=job.shards), case.following)
 
 
-def _went_unread(case: _Case) -> steps.Step | None:
+def _went_unread(case: Case) -> steps.Step | None:
     job = case.job
     unread = job is not None and job.finished == "Complete"
     return _after_lost_result(case.seen, job, case.following) if job is not None and unread else None
 
 
-def _is_at_work(case: _Case) -> steps.Step | None:
+def _is_at_work(case: Case) -> steps.Step | None:
     return None if case.job is None else steps.Watch(case.job, sharding.watch(case.seen, case.job))
 
 
@@ -232,7 +235,7 @@ class Question:
     """What is done where the answer is yes."""
     answers: tuple[type[steps.Step], ...]
     """The steps that it may find the fetch at."""
-    ask: Callable[[_Case], steps.Step | None]
+    ask: Callable[[Case], steps.Step | None]
 
 
 _BEGINS = (steps.Start, steps.AwaitUse, steps.Queued)

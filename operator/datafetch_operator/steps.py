@@ -132,7 +132,7 @@ class Queued:
 class Adopt:
     """The status was lost, and the attempt's Job is there: it is taken up again."""
 
-    phases: ClassVar[tuple[Phase, ...]] = (Phase.PENDING, Phase.REFRESHING)
+    phases: ClassVar[tuple[Phase, ...]] = (Phase.PENDING,)
     explained_by: ClassVar[ConditionType | None] = ConditionType.PROGRESSING
 
     job: Job
