@@ -104,7 +104,7 @@ class Repository:
 
     def tree(self, commit: str, directory: str = "") -> Iterator[TreeEntry]:
         """Yield everything below a directory of the commit, which ends at a slash or is empty; links too."""
-        tree = self._rev_parse(f"{commit}:{directory.rstrip('/')}") if directory else commit
+        tree = self._tree_at(commit, directory.rstrip("/"))
         if tree is None:
             return
         rest = b""
@@ -118,8 +118,8 @@ class Repository:
     def at(self, commit: str, path: str) -> TreeEntry | None:
         """Return what the commit has at exactly this path; None where that is nothing, or a directory."""
         directory, _, name = path.rpartition("/")
-        tree = self._rev_parse(f"{commit}:{directory}") if path and "\0" not in path else None
-        if tree is None or not name:
+        tree = self._tree_at(commit, directory) if name and "\0" not in path else None
+        if tree is None:
             return None
         arguments = ("ls-tree", "-z", "--full-tree", tree)
         answer = b"".join(self._runner.stream(arguments, self._offline(), DEVNULL))
@@ -132,15 +132,7 @@ class Repository:
 
     def sizes(self, oids: Sequence[str]) -> dict[str, int]:
         """Return the bytes of the blobs that have been fetched; the others are left out."""
-        found: dict[str, int] = {}
-        with self._listed(oids) as stdin:
-            arguments = ("cat-file", "--batch-check", "--buffer")
-            answer = b"".join(self._runner.stream(arguments, self._offline(), stdin))
-        for line in answer.decode().splitlines():
-            oid, kind, *size = line.split(" ")
-            if kind == "blob":
-                found[oid] = int(size[0])
-        return found
+        return {oid: size for oid, kind, size in self._here(oids) if kind == "blob"}
 
     def fetch_blobs(self, oids: Sequence[str]) -> None:
         """Fetch blobs, all in one request."""
@@ -188,8 +180,24 @@ class Repository:
             raise SourceUnavailableError(f"{self.place}: git broke off while it was reading a file") from None
 
     def close(self) -> None:
-        """Close files. The processes are the runner's."""
+        """Close files and end processes that nobody uses."""
+        self._readers.close()
         self._written.close()
+
+    def _here(self, oids: Iterable[str]) -> Iterator[tuple[str, str, int]]:
+        """Yield kind and bytes of the objects that have been fetched."""
+        with self._listed(oids) as stdin:
+            arguments = ("cat-file", "--batch-check", "--buffer")
+            answer = b"".join(self._runner.stream(arguments, self._offline(), stdin))
+        for line in answer.decode().splitlines():
+            oid, kind, *size = line.split(" ")
+            if size:
+                yield oid, kind, int(size[0])
+
+    def _tree_at(self, commit: str, directory: str) -> str | None:
+        """Return the tree of a directory; None where there is none, or another repository's begins."""
+        tree = self._rev_parse(f"{commit}:{directory}")
+        return tree if tree and any(kind == "tree" for _, kind, _ in self._here([tree])) else None
 
     def _write_out(self, oid: str) -> IO[bytes]:
         if not self.sizes([oid]):
@@ -303,6 +311,7 @@ class _Readers:
         self._end = end
         self._lock = threading.Lock()
         self._idle: list[Popen[bytes]] = []
+        self._closed = False
 
     def take(self) -> Popen[bytes]:
         with self._lock:
@@ -314,13 +323,20 @@ class _Readers:
 
     def give_back(self, process: Popen[bytes]) -> None:
         with self._lock:
-            if len(self._idle) < _MOST_IDLE:
+            if len(self._idle) < _MOST_IDLE and not self._closed:
                 self._idle.append(process)
                 return
         self._end(process)
 
     def discard(self, process: Popen[bytes]) -> None:
         self._end(process)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for process in idle:
+            self._end(process)
 
 
 class BlobReader:
