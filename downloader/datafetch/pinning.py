@@ -257,9 +257,9 @@ def locked_opener(lock: Lock, opener: "Opener") -> "Opener":
 
 def at_revision(item: DownloadItem, revision: str | None) -> DownloadItem:
     """Return the item with the commit that was listed in place of a branch, where its provider knows such."""
-    if revision is None or "revision" not in type(item).model_fields:
-        return item
-    return item.model_copy(update={"revision": revision})
+    known = type(item).model_fields
+    name = next((name for name in ("revision", "ref") if name in known), None)
+    return item if revision is None or name is None else item.model_copy(update={name: revision})
 
 
 class LockedSource:

@@ -211,7 +211,7 @@ def test_an_object_that_changes_after_the_listing_is_brought_as_it_is_then(team:
     ended(team.start(0, config))
     of_others = [
         json.loads(line)[3]
-        for line in (team.state / "shards/plans/plan-1+files").read_text().splitlines()
+        for line in (team.state / "shards/plans/plan-1+1").read_text().splitlines()
         if not line.startswith("[0,")
     ]
     of_others.sort(key=lambda name: len(FILES[name]))

@@ -1,7 +1,7 @@
 """One fetch by several processes: each brings a part of the files, and a last, small run publishes them together.
 
     team/.datafetch/llama/shards/plans/ID          what there is to fetch, and how much of it is whose: written last
-    team/.datafetch/llama/shards/plans/ID+files    every file, one a line, with the shard that it belongs to
+    team/.datafetch/llama/shards/plans/ID+N        every file, one a line, with the shard that it belongs to
     team/.datafetch/llama/shards/I/lock, epochs/N  of each shard: as of a fetch by one process
     team/.datafetch/llama/shards/I/{files,done}    what shard I has brought; `done` is written last
     team/.datafetch/llama/shards/published         which plan was published, as which revision

@@ -29,6 +29,7 @@ from datafetch.sink.journal import recover
 from datafetch.sink.layout import homes_of_shards
 from datafetch.sink.lock import EPOCHS
 from datafetch.sink.manifest import now
+from datafetch.source_digest import digest_sources, tells_manifest
 from datafetch.sources import ByteRange, Entry, HttpAccess, RangeReader, Source
 from datafetch_api.config import DownloadConfig, DownloadItem, Managed, Shards
 from datafetch_api.report import SourceSummary, Stage
@@ -167,14 +168,17 @@ def _make_plan(
             total=planned.total_bytes,
             capacity=config.capacity_bytes,
         )
+        plan = _write(config, target.base, ledger, listing, lock.epoch)
         lock.check()
-        plan = _write(config, target.base, ledger, listing)
-        remove_other_plans(target.base, shards.plan)
+        write_plan(target.base, plan)
+        remove_other_plans(target.base, plan)
         return plan
 
 
-def _write(config: DownloadConfig, base: Directory, ledger: Ledger, listing: Listing) -> SharedPlan:
+def _write(config: DownloadConfig, base: Directory, ledger: Ledger, listing: Listing, epoch: int) -> SharedPlan:
+    """Write down every file with its shard, and return the header that is to be written after it."""
     _, shards = settings(config)
+    items = config.download_items
     sums: dict[int, list[int]] = {}
     homes: dict[int, set[str]] = {}
 
@@ -190,16 +194,16 @@ def _write(config: DownloadConfig, base: Directory, ledger: Ledger, listing: Lis
                 homes.setdefault(shard, set()).add(staged.home)
             yield shard, file
 
-    write_files(base, shards.plan, assigned())
-    plan = SharedPlan(
+    write_files(base, shards.plan, epoch, assigned())
+    return SharedPlan(
         plan=shards.plan,
-        request=request_hash(config.download_items),
+        request=request_hash(items),
         listed=now(),
         sources=listing.summaries,
         portions=portions_of(sums, homes, shards.count),
+        epoch=epoch,
+        source_digest=None if tells_manifest(listing.plan, items) else digest_sources(listing.plan, items).value,
     )
-    write_plan(base, plan)
-    return plan
 
 
 def _cost(ledger: Ledger, file: PlannedFile) -> int:
@@ -222,9 +226,7 @@ def planned_opener(plan: SharedPlan, shard: int, base: Directory, opener: Opener
     def open_planned(item: DownloadItem, stall_timeout: float) -> Source:
         index = indices[item.name]
         revision = plan.sources[index].resolved_revision
-        return PlannedSource(
-            opener(at_revision(item, revision), stall_timeout), revision, plan.plan, shard, index, base
-        )
+        return PlannedSource(opener(at_revision(item, revision), stall_timeout), revision, plan, shard, index, base)
 
     return open_planned
 
@@ -233,7 +235,7 @@ class PlannedSource:
     """A source whose listing was made by another process."""
 
     def __init__(
-        self, source: Source, revision: str | None, plan: str, shard: int, index: int, base: Directory
+        self, source: Source, revision: str | None, plan: SharedPlan, shard: int, index: int, base: Directory
     ) -> None:
         self._source = source
         self._plan = plan
@@ -260,7 +262,7 @@ class PlannedSource:
 
     def list(self) -> Iterator[Entry]:
         """Yield what of the plan is this shard's."""
-        return entries_of(self._base, self._plan, self._shard, self._index)
+        return entries_of(self._base, self._plan.plan, self._plan.epoch, self._shard, self._index)
 
     def open(self, entry: Entry, byte_range: ByteRange) -> AbstractContextManager[RangeReader]:
         """Ask for a range of exactly the object that was listed."""

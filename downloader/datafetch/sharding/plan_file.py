@@ -40,6 +40,10 @@ class SharedPlan:
     """When, RFC 3339 in UTC."""
     sources: tuple[SourceSummary, ...]
     portions: tuple[Portion, ...]
+    epoch: int = 0
+    """Of who made it: whoever was taken over meanwhile writes its files elsewhere."""
+    source_digest: str | None = None
+    """Of what was listed, where the manifest will say more."""
 
     @property
     def files(self) -> int:
@@ -68,6 +72,8 @@ def read_plan(base: Directory, plan: str) -> SharedPlan | None:
             listed=header["listed"],
             sources=tuple(SourceSummary.model_validate(source) for source in header["sources"]),
             portions=tuple(Portion(one["files"], one["bytes"], tuple(one["homes"])) for one in header["portions"]),
+            epoch=header["epoch"],
+            source_digest=header["source_digest"],
         )
     except (ValueError, KeyError, TypeError):
         raise InternalError(
@@ -81,24 +87,24 @@ def write_plan(base: Directory, plan: SharedPlan) -> None:
     base.write_atomically(f"{PLANS}/{plan.plan}", iter([json.dumps(content).encode()]))
 
 
-def write_files(base: Directory, plan: str, files: Iterator[tuple[int, PlannedFile]]) -> None:
+def write_files(base: Directory, plan: str, epoch: int, files: Iterator[tuple[int, PlannedFile]]) -> None:
     """Write every file with its shard, before the header."""
-    base.write_atomically(_files_path(plan), _lines(files))
+    base.write_atomically(_files_path(plan, epoch), _lines(files))
 
 
-def remove_other_plans(base: Directory, plan: str) -> None:
+def remove_other_plans(base: Directory, plan: SharedPlan) -> None:
     """Remove the plans of earlier attempts."""
     for name in base.names(PLANS):
-        if name not in (plan, _files_name(plan)):
+        if name not in (plan.plan, _files_name(plan.plan, plan.epoch)):
             base.remove(f"{PLANS}/{name}")
 
 
-def _files_path(plan: str) -> str:
-    return f"{PLANS}/{_files_name(plan)}"
+def _files_path(plan: str, epoch: int) -> str:
+    return f"{PLANS}/{_files_name(plan, epoch)}"
 
 
-def _files_name(plan: str) -> str:
-    return f"{plan}+files"
+def _files_name(plan: str, epoch: int) -> str:
+    return f"{plan}+{epoch}"
 
 
 def _lines(files: Iterator[tuple[int, PlannedFile]]) -> Iterator[bytes]:
@@ -113,10 +119,10 @@ def _lines(files: Iterator[tuple[int, PlannedFile]]) -> Iterator[bytes]:
     yield "".join(batch).encode()
 
 
-def entries_of(base: Directory, plan: str, shard: int, source_index: int) -> Iterator[Entry]:
+def entries_of(base: Directory, plan: str, epoch: int, shard: int, source_index: int) -> Iterator[Entry]:
     """Yield the objects of one source that belong to a shard."""
     mine = f"[{shard},{source_index},".encode()
-    with base.lines(_files_path(plan)) as lines:
+    with base.lines(_files_path(plan, epoch)) as lines:
         for line in lines:
             if line.startswith(mine):
                 yield _entry(json.loads(line))

@@ -45,10 +45,18 @@ class _Note:
     bytes: int
     reused_bytes: int
     sources: tuple[SourceSummary, ...]
+    source_digest: str | None
 
     def outcome(self) -> FetchOutcome:
         return FetchOutcome(
-            self.files, self.bytes, self.reused_bytes, self.manifest_digest, self.revision, "Link", self.sources
+            files=self.files,
+            bytes=self.bytes,
+            reused_bytes=self.reused_bytes,
+            manifest_digest=self.manifest_digest,
+            revision=self.revision,
+            publication="Link",
+            sources=self.sources,
+            source_digest=self.source_digest,
         )
 
 
@@ -184,7 +192,14 @@ def _damaged(shard: int) -> InternalError:
 
 def _note_of(plan: SharedPlan, published: Published, files: int, reused: int) -> _Note:
     return _Note(
-        plan.plan, published.revision or "", published.manifest_digest, files, published.bytes, reused, plan.sources
+        plan=plan.plan,
+        revision=published.revision or "",
+        manifest_digest=published.manifest_digest,
+        files=files,
+        bytes=published.bytes,
+        reused_bytes=reused,
+        sources=plan.sources,
+        source_digest=plan.source_digest,
     )
 
 

@@ -99,7 +99,7 @@ def test_a_shard_reads_what_was_written_for_it(
 ) -> None:
     base = Directory.open(str(tmp_path_factory.mktemp("base")))
     try:
-        write_files(base, "p", iter(assigned))
+        write_files(base, "p", 3, iter(assigned))
         for shard in {shard for shard, _ in assigned}:
             for index in range(16):
                 expected = [
@@ -107,7 +107,7 @@ def test_a_shard_reads_what_was_written_for_it(
                     for owner, file in assigned
                     if (owner, file.source_index) == (shard, index)
                 ]
-                assert list(entries_of(base, "p", shard, index)) == expected
+                assert list(entries_of(base, "p", 3, shard, index)) == expected
     finally:
         base.close()
 
@@ -115,12 +115,12 @@ def test_a_shard_reads_what_was_written_for_it(
 def some_plan(name: str = "model-0123456789") -> SharedPlan:
     sources = (SourceSummary(name="weights", resolved_revision="abc", files=3, bytes=30),)
     portions = (Portion(1, 10, ("", "shards/3/")), Portion(2, 20))
-    return SharedPlan(name, "v1:00", "2026-01-31T12:00:00+00:00", sources, portions)
+    return SharedPlan(name, "v1:00", "2026-01-31T12:00:00+00:00", sources, portions, 3, "sha256:00")
 
 
 def test_a_plan_is_there_once_its_header_is(base: Directory) -> None:
     plan = some_plan()
-    write_files(base, plan.plan, iter(()))
+    write_files(base, plan.plan, plan.epoch, iter(()))
     assert read_plan(base, plan.plan) is None
     write_plan(base, plan)
     assert read_plan(base, plan.plan) == plan
@@ -128,11 +128,11 @@ def test_a_plan_is_there_once_its_header_is(base: Directory) -> None:
 
 
 def test_plans_of_earlier_attempts_go(base: Directory) -> None:
-    for name in ("old", "new"):
-        write_files(base, name, iter(()))
+    for name, epoch in (("old", 3), ("new", 2), ("new", 3)):
+        write_files(base, name, epoch, iter(()))
         write_plan(base, some_plan(name))
-    remove_other_plans(base, "new")
-    assert base.names(PLANS) == ["new", "new+files"]
+    remove_other_plans(base, some_plan("new"))
+    assert base.names(PLANS) == ["new", "new+3"]
 
 
 def test_a_plan_that_is_none_is_named(base: Directory) -> None:
