@@ -1,6 +1,7 @@
 """The same objects in every kind of source: what a contract test needs of a server, and the config that names it.
 
-A place writes the credential files of its items below its directory, as a mounted Secret has them.
+A place writes the credential files of its items below its directory, as a mounted Secret has them. For one more kind of
+source: a class here, its entry in `PLACES`, and a fixture of that name in `conftest`.
 """
 
 from __future__ import annotations
@@ -8,22 +9,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import TypeAdapter
 
+import storage.fill
 from datafetch.checksums import new_hasher
 from datafetch.sources import ByteRange, Checksum, Entry, Source, open_source
 from datafetch_api.config import DownloadItem
 from servers.emulators import AzureServer, GcsServer, S3Server
-from servers.http import StaticServer
+from servers.faults import FaultProxy
+from servers.http import Manners, StaticServer
 from servers.hub import Hub
 from servers.lakefs import LakeFS
+from servers.serving import Server
 
 STALL_TIMEOUT = 5.0
 
@@ -34,6 +40,25 @@ class Place(ABC):
     changed_is_seen: ClassVar[bool] = True
     """False where the pinned object stays readable after it was replaced."""
     checks_credentials: ClassVar[bool] = True
+    """False where the server lets everybody in: that is tested elsewhere then."""
+    has_listing: ClassVar[bool] = True
+    """False where the config spells out what there is."""
+    takes_selections: ClassVar[bool] = False
+    """Whether one item may have several selections."""
+    promises_checksums: ClassVar[bool] = True
+    """Whether every object comes with a checksum."""
+    verifies: ClassVar[bool] = True
+    """Whether a byte that is changed on the way is found, after `make_verifiable`."""
+    names_missing_bucket: ClassVar[bool] = True
+    """Whether a bucket that is not there is named."""
+    many: ClassVar[int] = 10_000
+    """Objects of a long listing."""
+    requests_for_bytes: ClassVar[int] = 1
+    """What the bytes of a small object cost."""
+    identity: ClassVar[str] = 'etag:"x"'
+    """An identity in the form that this kind of source has."""
+
+    server: Any
 
     def __init__(self, directory: Path, bucket: str) -> None:
         self.directory = directory
@@ -60,6 +85,30 @@ class Place(ABC):
         finally:
             source.close()
 
+    def entry(self, key: str, size: int) -> Entry:
+        """What a listing would say of an object, for who has not listed."""
+        return Entry(f"{self.bucket}/{key}", key, size, self.identity)
+
+    def missing(self, entry: Entry) -> Entry:
+        """An entry of an object that is not there, made of one that is; that one may be gone afterwards."""
+        head, _, name = entry.key.rpartition(entry.path)
+        assert not name
+        return Entry(f"{head}no-{entry.path}", entry.path, entry.size, entry.identity)
+
+    def make_verifiable(self, key: str, data: bytes) -> None:
+        """Store an object with a checksum, where that does not go without saying."""
+        self.fill({key: data})
+
+    @contextmanager
+    def watched(self) -> Iterator[tuple[list[Server], dict[str, Any]]]:
+        """What sees, and may disturb, every request for the place's objects, and an item's settings that lead there.
+
+        The first of these servers is asked for objects.
+        """
+        server = self.server
+        assert isinstance(server, Server)
+        yield [server], {}
+
     @abstractmethod
     def fill(self, files: Mapping[str, bytes]) -> None:
         """Store objects; those that are there and are not named stay."""
@@ -69,19 +118,44 @@ class Place(ABC):
         """The config of an item, but for its name."""
 
 
+class Bucket(Place):
+    """A bucket at one of the storage servers, which are processes of their own."""
+
+    takes_selections = True
+    server: S3Server | GcsServer | AzureServer
+
+    def fill(self, files: Mapping[str, bytes]) -> None:
+        """Store objects, many of them over connections that are kept."""
+        store = self.server.store
+        if len(files) < _MANY:
+            for key, data in files.items():
+                store.put(self.bucket, key, data)
+            return
+        with kept_connections(store), ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda item: store.put(self.bucket, *item), files.items()))
+
+    @contextmanager
+    def watched(self) -> Iterator[tuple[list[Server], dict[str, Any]]]:
+        """A proxy in front of the server."""
+        url = urlsplit(self.server.url)
+        with FaultProxy(url.hostname or "", url.port or 0) as proxy:
+            yield [proxy], self.settings_by_way_of(proxy.url)
+
+    def settings_by_way_of(self, url: str) -> dict[str, Any]:
+        """The settings of an item that lead to the server's objects by way of another address."""
+        return {"endpoint_url": url}
+
+
+_MANY = 100
 WRONG = "wr0ng-and-secret-wr0ng"
 WRONG_KEY = base64.b64encode(WRONG.encode() * 3).decode()
 
 
-class S3Place(Place):
+class S3Place(Bucket):
     def __init__(self, directory: Path, bucket: str, server: S3Server) -> None:
         super().__init__(directory, bucket)
         self.server = server
         server.store.create(bucket)
-
-    def fill(self, files: Mapping[str, bytes]) -> None:
-        for key, data in files.items():
-            self.server.store.put(self.bucket, key, data)
 
     def config(self, selections: list[dict[str, Any]], credentials: str) -> dict[str, Any]:
         return {
@@ -93,19 +167,17 @@ class S3Place(Place):
         }
 
 
-class GCSPlace(Place):
+class GCSPlace(Bucket):
     # Old generations stay readable: the buckets of these tests keep versions.
     changed_is_seen = False
     checks_credentials = False
+    # The server takes a minute and a half to store ten thousand: `test_source_gcs` has one that serves as many.
+    many = 2_100
 
     def __init__(self, directory: Path, bucket: str, server: GcsServer) -> None:
         super().__init__(directory, bucket)
         self.server = server
         server.store.create(bucket)
-
-    def fill(self, files: Mapping[str, bytes]) -> None:
-        for key, data in files.items():
-            self.server.store.put(self.bucket, key, data)
 
     def config(self, selections: list[dict[str, Any]], credentials: str) -> dict[str, Any]:
         return {
@@ -116,15 +188,11 @@ class GCSPlace(Place):
         }
 
 
-class AzurePlace(Place):
+class AzurePlace(Bucket):
     def __init__(self, directory: Path, bucket: str, server: AzureServer) -> None:
         super().__init__(directory, bucket)
         self.server = server
         server.store.create(bucket)
-
-    def fill(self, files: Mapping[str, bytes]) -> None:
-        for key, data in files.items():
-            self.server.store.put(self.bucket, key, data)
 
     def config(self, selections: list[dict[str, Any]], credentials: str) -> dict[str, Any]:
         connection = self.server.connection_string
@@ -136,10 +204,17 @@ class AzurePlace(Place):
             "items": [{"container": self.bucket, "items": selections}],
         }
 
+    def settings_by_way_of(self, url: str) -> dict[str, Any]:
+        """The address stands in the connection string."""
+        here = urlsplit(self.server.url)
+        connection = self.server.connection_string.replace(f"{here.scheme}://{here.netloc}", url)
+        return {"connection_string_file": self.secret("proxied", connection)}
+
 
 class HubPlace(Place):
     # A commit stays readable when the branch moves on.
     changed_is_seen = False
+    identity = "oid:x"
 
     def __init__(self, directory: Path, bucket: str, server: Hub) -> None:
         super().__init__(directory, bucket)
@@ -148,6 +223,13 @@ class HubPlace(Place):
         self.repo.commit({".gitattributes": None})
         self.token = f"hf_{bucket}"
         server.add_token(self.token, self.repo.repo_id)
+
+    def entry(self, key: str, size: int) -> Entry:
+        return Entry(key, key, size, self.identity)
+
+    @contextmanager
+    def watched(self) -> Iterator[tuple[list[Server], dict[str, Any]]]:
+        yield [self.server, self.server.cdn], {}
 
     def fill(self, files: Mapping[str, bytes]) -> None:
         self.repo.commit(files)
@@ -169,12 +251,24 @@ class HubPlace(Place):
 class LakeFSPlace(Place):
     # A commit stays readable when the branch moves on.
     changed_is_seen = False
+    identity = "oid:x"
+    # What lakeFS itself sends, it gives no checksum of: only the storage behind it does.
+    promises_checksums = False
+    verifies = False
+    names_missing_bucket = False
 
     def __init__(self, directory: Path, bucket: str, server: LakeFS) -> None:
         super().__init__(directory, bucket)
         self.server = server
         self.repository = server.create(bucket, {})
         server.add_key("AKIAJLAKEFSEXAMPLE", "a-secret-key-of-lakefs")
+
+    def entry(self, key: str, size: int) -> Entry:
+        return Entry(key, key, size, self.identity)
+
+    @contextmanager
+    def watched(self) -> Iterator[tuple[list[Server], dict[str, Any]]]:
+        yield [self.server, self.server.storage], {}
 
     def fill(self, files: Mapping[str, bytes]) -> None:
         self.repository.commit(files)
@@ -193,14 +287,38 @@ class LakeFSPlace(Place):
         }
 
 
+class PresignedPlace(LakeFSPlace):
+    """With a server that gives signed URLs of the storage behind it, which are asked for first."""
+
+    verifies = True
+    requests_for_bytes = 2
+
+
 class HttpPlace(Place):
     """Files at URLs: what a selection takes is spelled out, for there is no listing."""
+
+    has_listing = False
+    promises_checksums = False
 
     def __init__(self, directory: Path, bucket: str, server: StaticServer) -> None:
         super().__init__(directory, bucket)
         self.server = server
         self.paths: list[str] = []
         server.require_basic("user", "pass-and-secret")
+
+    def entry(self, key: str, size: int) -> Entry:
+        return Entry(f"{self.server.url}/{self.bucket}/{key}", key, size, self.identity)
+
+    def missing(self, entry: Entry) -> Entry:
+        self.server.remove(f"/{self.bucket}/{entry.path}")
+        return entry
+
+    def make_verifiable(self, key: str, data: bytes) -> None:
+        """A web server gives a checksum only if it is asked to be a good one."""
+        self.fill({key: data})
+        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        manners = Manners(headers=(("Repr-Digest", f"sha-256=:{digest}:"),))
+        self.server.put(f"/{self.bucket}/{key}", data, manners)
 
     def fill(self, files: Mapping[str, bytes]) -> None:
         for key, data in files.items():
@@ -235,6 +353,42 @@ class IndexPlace(HttpPlace):
         settings = super().config(selections, credentials)
         del settings["items"]
         return {**settings, "index": {"url": f"{self.server.url}/{self.bucket}/index.jsonl"}}
+
+
+PLACES: dict[str, type[Place]] = {
+    "s3": S3Place,
+    "gcs": GCSPlace,
+    "azure": AzurePlace,
+    "hf": HubPlace,
+    "lakefs": LakeFSPlace,
+    "presigned": PresignedPlace,
+    "http": HttpPlace,
+    "index": IndexPlace,
+}
+"""Every kind of source that passes the contract, by the fixture that makes its place."""
+
+
+@contextmanager
+def kept_connections(store: Any) -> Iterator[None]:
+    """Let a store send over one connection for each thread: ten thousand objects take a third of the time."""
+    endpoint, local = store._http, threading.local()
+    opened: list[Any] = []
+
+    def send(method: str, target: str, headers: Any, content: Any, accept: tuple[int, ...] = (200,)) -> Any:
+        if not hasattr(local, "connection"):
+            local.connection = type(endpoint)._connect(endpoint)
+            opened.append(local.connection)
+        answer = storage.fill._exchange(local.connection, method, target, headers, content)
+        assert answer.status in accept, answer
+        return answer
+
+    endpoint.send = send
+    try:
+        yield
+    finally:
+        del endpoint.send
+        for connection in opened:
+            connection.close()
 
 
 def read(source: Source, entry: Entry, start: int = 0, end: int | None = None, buffer_bytes: int = 65536) -> bytes:

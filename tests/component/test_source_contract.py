@@ -1,31 +1,14 @@
 """What every source promises, against real servers: the same tests for S3, GCS, Azure, the Hub and HTTP."""
 
-import base64
-import hashlib
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from component.places import (
-    WRONG,
-    WRONG_KEY,
-    AzurePlace,
-    GCSPlace,
-    HttpPlace,
-    HubPlace,
-    LakeFSPlace,
-    Place,
-    S3Place,
-    by_path,
-    checksum_of,
-    read,
-)
+from component.places import PLACES, WRONG, WRONG_KEY, Place, by_path, checksum_of, read
 from datafetch.engine import run_fetch
 from datafetch.errors import (
     CredentialsRejectedError,
@@ -33,14 +16,14 @@ from datafetch.errors import (
     IntegrityMismatchError,
     SourceChangedError,
     SourceNotFoundError,
+    SourceUnavailableError,
+    StalledError,
 )
 from datafetch.progress import ProgressTracker
-from datafetch.sources import ByteRange, Entry
+from datafetch.sources import ByteRange, open_source
 from datafetch_api.config import DownloadConfig
-from servers.faults import FaultProxy
-from servers.http import Manners
 from servers.plans import Fault
-from servers.serving import Server
+from servers.traffic import Exchange
 
 BIG = os.urandom(3_000_000)
 FILES = {
@@ -51,12 +34,16 @@ FILES = {
     "ünï côdé/日本 +%41&=;,@$!'()~.txt": "naïve\n".encode(),
     "sub/hash#and?mark.txt": b"?",
 }
-EVERYWHERE = ("s3", "gcs", "azure", "hf", "lakefs", "presigned", "http", "index")
-WITH_LISTING = ("s3", "gcs", "azure", "hf")
-MANY = 1100
 
-everywhere = pytest.mark.parametrize("place", EVERYWHERE, indirect=True)
-with_listing = pytest.mark.parametrize("place", WITH_LISTING, indirect=True)
+
+def _where(wanted: Callable[[type[Place]], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("place", [name for name, kind in PLACES.items() if wanted(kind)], indirect=True)
+
+
+everywhere = _where(lambda _: True)
+with_listing = _where(lambda kind: kind.has_listing)
+with_selections = _where(lambda kind: kind.takes_selections)
+with_credentials = _where(lambda kind: kind.checks_credentials)
 
 
 @everywhere
@@ -83,7 +70,7 @@ def test_the_bytes_are_the_object_s_whole_or_in_ranges(place: Place) -> None:
             assert read(source, big, start, end) == BIG[start:end]
 
 
-@with_listing
+@_where(lambda kind: kind.has_listing and kind.promises_checksums)
 def test_the_checksum_that_the_listing_names_is_the_content_s(place: Place) -> None:
     place.fill(FILES)
     with place.source() as source:
@@ -94,11 +81,11 @@ def test_the_checksum_that_the_listing_names_is_the_content_s(place: Place) -> N
 
 @with_listing
 def test_a_listing_of_several_pages_is_whole_and_lazy(place: Place) -> None:
-    files = {f"many/{number:04}.txt": b"%d" % number for number in range(MANY)}
+    files = {f"many/{number:05}.txt": b"%d" % number for number in range(place.many)}
     place.fill(files)
     with place.source({"path": "many/"}) as source:
         assert next(iter(source.list())).size is not None
-        assert sorted(by_path(source)) == [f"{number:04}.txt" for number in range(MANY)]
+        assert sorted(by_path(source)) == [f"{number:05}.txt" for number in range(place.many)]
 
 
 @everywhere
@@ -123,12 +110,8 @@ def test_an_object_that_is_not_there_is_not_found(place: Place) -> None:
     place.fill({"a.bin": b"abc"})
     with place.source() as source:
         entry = by_path(source)["a.bin"]
-        missing = Entry(entry.key.replace("a.bin", "b.bin"), "b.bin", 3, entry.identity)
-        if isinstance(place, HttpPlace):
-            place.server.remove(f"/{place.bucket}/a.bin")
-            missing = entry
         with pytest.raises(DataFetchError) as raised:
-            read(source, missing)
+            read(source, place.missing(entry))
         # Azurite checks the precondition before it looks for the blob; Azure answers 404.
         assert isinstance(raised.value, SourceNotFoundError | SourceChangedError)
 
@@ -157,7 +140,7 @@ def test_a_selection_takes_what_it_says_and_says_where_it_lands(
         assert sorted(by_path(source)) == expected
 
 
-@pytest.mark.parametrize("place", ["s3", "gcs", "azure"], indirect=True)
+@with_selections
 def test_an_object_is_listed_once_for_each_place_where_it_lands(place: Place) -> None:
     place.fill(FILES)
     selections = (
@@ -189,7 +172,7 @@ def test_what_matches_nothing_is_named(place: Place, selection: dict[str, Any], 
     assert place.bucket in str(raised.value)
 
 
-@with_listing
+@_where(lambda kind: kind.has_listing and kind.names_missing_bucket)
 @pytest.mark.parametrize("path", [".", "a.txt"])
 def test_a_bucket_that_is_not_there_is_named(place: Place, path: str) -> None:
     place.bucket = "no-such-bucket"
@@ -199,12 +182,8 @@ def test_a_bucket_that_is_not_there_is_named(place: Place, path: str) -> None:
     assert "check" in str(raised.value)
 
 
-@everywhere
+@with_credentials
 def test_wrong_credentials_are_rejected_and_stay_secret(place: Place) -> None:
-    if isinstance(place, GCSPlace):
-        # The emulator lets everybody in: `test_source_gcs` has a server that does not.
-        assert not place.checks_credentials
-        return
     place.fill({"a.txt": b"abc"})
     for selection in ({"path": "."}, {"path": "a.txt", "match": "object"}):
         with place.source(selection, credentials="wrong") as source:
@@ -212,21 +191,13 @@ def test_wrong_credentials_are_rejected_and_stay_secret(place: Place) -> None:
                 list(source.list())
             assert raised.value.source == "src"
             assert not any(secret in str(raised.value) for secret in (WRONG, WRONG_KEY))
-            entry = Entry(f"{place.bucket}/a.txt", "a.txt", 3, 'etag:"x"')
-            if isinstance(place, HubPlace | LakeFSPlace):
-                entry = Entry("a.txt", "a.txt", 3, "oid:x")
-            if isinstance(place, HttpPlace):
-                entry = Entry(f"{place.server.url}/{place.bucket}/a.txt", "a.txt", 3, 'etag:"x"')
             with pytest.raises(CredentialsRejectedError) as raised:
-                read(source, entry)
+                read(source, place.entry("a.txt", 3))
             assert not any(secret in str(raised.value) for secret in (WRONG, WRONG_KEY))
 
 
-@everywhere
+@with_credentials
 def test_rotated_credentials_reach_a_source_that_is_in_use(place: Place) -> None:
-    if isinstance(place, GCSPlace):
-        assert not place.checks_credentials
-        return
     place.fill({"a.txt": b"abc"})
     with place.source() as source:
         entry = by_path(source)["a.txt"]
@@ -238,22 +209,6 @@ def test_rotated_credentials_reach_a_source_that_is_in_use(place: Place) -> None
 
 
 # --- who sends requests himself ---
-
-
-@contextmanager
-def watched(place: Place) -> Iterator[tuple[Server, dict[str, Any]]]:
-    """What sees, and may disturb, every request for the place's objects, and an item's settings that lead there."""
-    if isinstance(place, HubPlace | LakeFSPlace | HttpPlace):
-        yield place.server, {}
-        return
-    assert isinstance(place, S3Place | GCSPlace | AzurePlace)
-    url = urlsplit(place.server.url)
-    with FaultProxy(url.hostname or "", url.port or 0) as proxy:
-        if isinstance(place, AzurePlace):
-            connection = place.server.connection_string.replace(f"{url.scheme}://{url.netloc}", proxy.url)
-            yield proxy, {"connection_string_file": place.secret("proxied", connection)}
-        else:
-            yield proxy, {"endpoint_url": proxy.url}
 
 
 @everywhere
@@ -275,15 +230,14 @@ def test_a_prepared_request_brings_the_bytes_and_the_answer_tells_their_checksum
                         position += count
                     promised = access.promised_checksum(entry, body.headers)
                 assert received[:position] == data[wanted.start : wanted.end]
-                assert promised is not None or isinstance(place, HttpPlace | LakeFSPlace)
+                assert promised is not None or not place.promises_checksums
                 assert promised is None or promised.value == checksum_of(promised, data)
 
 
-# A signed URL is asked for first.
-@pytest.mark.parametrize("place", [place for place in EVERYWHERE if place != "presigned"], indirect=True)
+@_where(lambda kind: kind.requests_for_bytes == 1)
 def test_the_bytes_of_a_small_object_cost_one_request(place: Place) -> None:
     place.fill({"notes.md": b"a few words"})
-    with watched(place) as (server, settings), place.source(**settings) as source:
+    with place.watched() as ((server, *_), settings), place.source(**settings) as source:
         entry = by_path(source)["notes.md"]
         server.traffic.clear()
         assert read(source, entry) == b"a few words"
@@ -291,10 +245,50 @@ def test_the_bytes_of_a_small_object_cost_one_request(place: Place) -> None:
         assert [exchange.method for exchange in server.traffic.exchanges] == ["GET", "GET"]
 
 
-def _servers_of(place: Place, server: Server) -> list[Server]:
-    if isinstance(place, HubPlace):
-        return [server, place.server.cdn]
-    return [server, place.server.storage] if isinstance(place, LakeFSPlace) else [server]
+REFUSALS: list[tuple[Fault, type[DataFetchError], bool]] = [
+    (Fault(status=401), CredentialsRejectedError, False),
+    (Fault(status=403), CredentialsRejectedError, False),
+    (Fault(status=404), SourceNotFoundError, False),
+    (Fault(status=412), SourceChangedError, True),
+    (Fault(status=429, retry_after="7"), SourceUnavailableError, True),
+    (Fault(status=500), SourceUnavailableError, True),
+    (Fault(status=503, retry_after="7"), SourceUnavailableError, True),
+    (Fault(cut_after=4), SourceUnavailableError, True),
+    (Fault(stall_after=4, stall_seconds=9), StalledError, True),
+]
+
+
+def _is_for_bytes(found: Exchange) -> bool:
+    """Whether a request is for the bytes of notes.md, also at the Hub's CDN or at the storage of lakeFS."""
+    named = "notes.md" in found.target and not found.path.endswith(("/stat", "/ls"))
+    return found.method == "GET" and (named or found.path.startswith(("/lfs/", "/storage/data/")))
+
+
+@everywhere
+@pytest.mark.parametrize(("fault", "expected", "retryable"), REFUSALS)
+def test_what_may_be_tried_again_is_told_from_what_may_not(
+    place: Place, fault: Fault, expected: type[DataFetchError], retryable: bool
+) -> None:
+    place.fill({"notes.md": b"a few words"})
+    with place.watched() as (servers, settings):
+        source = open_source(place.item(**settings), stall_timeout=0.5)
+        try:
+            entry = by_path(source)["notes.md"]
+            for server in servers:
+                server.faults.add(fault, times=None, when=_is_for_bytes)
+            # A generation that is gone while the object is there is a change.
+            with pytest.raises((expected, SourceChangedError) if fault.status == 404 else expected) as raised:
+                read(source, entry)
+        finally:
+            source.close()
+    error = raised.value
+    assert isinstance(error, SourceChangedError) or error.retryable is retryable
+    if fault.status is not None:
+        assert (error.source, error.key) == ("src", entry.key)
+    if fault.status in (429, 503):
+        assert isinstance(error, SourceUnavailableError)
+        assert error.throttled
+        assert error.retry_after == 7
 
 
 def _is_object(path: str) -> bool:
@@ -302,24 +296,18 @@ def _is_object(path: str) -> bool:
     return path.endswith("/flip.bin") or path.startswith(("/lfs/", "/storage/data/"))
 
 
-# What lakeFS itself sends, it gives no checksum of: only the storage behind it does.
-@pytest.mark.parametrize("place", [place for place in EVERYWHERE if place != "lakefs"], indirect=True)
+@_where(lambda kind: kind.verifies)
 @pytest.mark.parametrize("size", [3_000, 2_000_000], ids=["small", "large"])
 @pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
 def test_a_byte_that_was_flipped_on_the_way_is_in_no_file(
     place: Place, tmp_path: Path, size: int, times: int | None
 ) -> None:
     data = os.urandom(size)
-    place.fill({"flip.bin": data})
-    if isinstance(place, HttpPlace):
-        # A web server gives a checksum only if it is asked to be a good one.
-        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        manners = Manners(headers=(("Repr-Digest", f"sha-256=:{digest}:"),))
-        place.server.put(f"/{place.bucket}/flip.bin", data, manners)
+    place.make_verifiable("flip.bin", data)
     root = tmp_path / "root"
-    with watched(place) as (server, settings):
+    with place.watched() as (servers, settings):
         item = place.item(**settings)
-        for disturbed in _servers_of(place, server):
+        for disturbed in servers:
             disturbed.faults.add(Fault(flip_at=size // 2), times=times, when=lambda found: _is_object(found.path))
         config = DownloadConfig.model_validate({"download_root": str(root), "download_items": [item]})
         if times is None:

@@ -273,6 +273,20 @@ def test_objects_stored_compressed_arrive_as_they_are_stored(fake: FakeGcs, tmp_
     assert fake.traffic.exchanges[-1].headers["accept-encoding"] == "gzip"
 
 
+def test_ten_thousand_objects_come_page_by_page(only_loopback: None) -> None:
+    keys = [f"{number:05}" for number in range(10_000)]
+
+    def page(request: Request) -> Response:
+        start = int(request.exchange.query.get("pageToken", "0"))
+        items = [{"name": key, "size": "1", "generation": "1"} for key in keys[start : start + 1000]]
+        following = {"nextPageToken": str(start + 1000)} if start + 1000 < len(keys) else {}
+        return _json({"items": items, **following})
+
+    with Server(page) as server, opened(server.url, anonymous=True) as source:
+        assert sorted(by_path(source)) == keys
+        assert len(server.traffic.exchanges) == 10
+
+
 def test_another_generation_is_a_change_and_none_is_missing(gcs: GCSPlace) -> None:
     gcs.fill({"a": DATA, "b": DATA})
     with gcs.source() as source:

@@ -137,7 +137,11 @@ class GCSSource:
         try:
             return with_renewal(ask, self._reload, source=self.name, key=entry.key)
         except SourceNotFoundError as error:
-            raise self._explain_missing(entry, error).at(self.name, entry.key) from None
+            missing = error
+        try:
+            raise self._explain_missing(entry, missing)
+        except DataFetchError as error:
+            raise error.at(self.name, entry.key) from None
 
     def prepare(self, entry: Entry, byte_range: ByteRange) -> tuple[Request, Pin]:  # noqa: ARG002 - HttpAccess has it
         """Return the GET of a range of the object's generation."""
