@@ -11,7 +11,7 @@ import yaml
 
 from datafetch_api.config import DownloadConfig
 from datafetch_api.exit_codes import ExitCode
-from datafetch_api.report import Progress, Result, SourceProgress, SourceSummary, Stage, to_termination_message
+from datafetch_api.report import Progress, Result, SourceProgress, SourceSummary, Stage, to_line, to_termination_message
 from datafetch_api.resource import Phase
 from datafetch_api.spec_hash import spec_hash
 from datafetch_operator import sharding, steps
@@ -19,6 +19,7 @@ from datafetch_operator.observation import Pod, read_job, read_pod
 from datafetch_operator.render.config_map import Attempt, render_config, render_config_map
 from datafetch_operator.render.job import render_job
 from datafetch_operator.render.labels import Wanted
+from unit.operator.test_reconcile import FakeCluster, _play
 from unit.operator.world import (
     SETTINGS,
     START,
@@ -27,6 +28,7 @@ from unit.operator.world import (
     failure_message,
     fetch,
     one_node_claim,
+    resource,
     success_message,
 )
 
@@ -405,3 +407,23 @@ def test_of_waiting_shards_the_first_ones_events_are_asked_for() -> None:
     assert sharding.to_ask(world.see(), job) == ()
     world.pass_time(11)
     assert sharding.to_ask(world.see(), job) == (pods[0].uid,)
+
+
+# --- what is asked of the API server ---------------------------------------------------------------------------------
+
+
+def test_the_logs_of_all_shards_make_one_progress_and_one_write() -> None:
+    cluster = FakeCluster(resource(job={"shards": 3}), bound_claim())
+    _play(cluster, lambda: bool(cluster.jobs))
+    (job,) = cluster.jobs.values()
+    cluster.pods = tuple(
+        Pod(f"p{shard}", f"u{shard}", job.name, "Running", START, node="node0", index=shard) for shard in range(3)
+    )
+    cluster.log = to_line(line(40)) + "\n"
+    cluster.calls.clear()
+    _play(cluster, lambda: cluster.body is not None and "progress" in cluster.body["status"])
+    assert cluster.body is not None
+    assert cluster.body["status"]["progress"]["completedBytes"] == 120
+    assert cluster.body["status"]["progress"]["percent"] == 40
+    assert cluster.calls.count("read_log") == 3
+    assert cluster.calls.count("apply_status") == 1
