@@ -106,10 +106,9 @@ class HttpSource:
             self._index_url = _encoded(item.index.url) if item.index else ""
         except InvalidConfigError as error:
             raise error.at(item.name) from None
-        named = [self._index_url] if item.index else list(self._urls.values())
-        self._own_origins = frozenset(map(_origin, named))
-        """Of the URLs that the config names: they see the credentials."""
-        for url in named:
+        self._own_origin = _origin(self._index_url) if item.index else None
+        """Who sees the credentials of an index's files; without one, the config names every host."""
+        for url in (self._index_url, *self._urls.values()):
             self._remember_query(url)
         self._credentials = self._read_credentials()
         self._transport = Transport(
@@ -329,7 +328,7 @@ class HttpSource:
     def _request(self, key: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Request:
         """Return a request for a file; credentials go to the hosts that the config names, and to no other."""
         url = self._url_of(key)
-        if _origin(url) in self._own_origins:
+        if self._own_origin is None or _origin(url) == self._own_origin:
             return Request(url, headers or {}, self._credentials, method)
         return Request(url, headers or {}, {}, method, sender=self._known_index().address)
 
