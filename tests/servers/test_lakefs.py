@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
-import lakefs_sdk
 import pytest
 from lakefs_sdk.client import LakeFSClient
+from lakefs_sdk.configuration import Configuration
 from lakefs_sdk.exceptions import ApiException
+from lakefs_sdk.models.commit import Commit
+from lakefs_sdk.models.object_stats import ObjectStats
+from lakefs_sdk.models.object_stats_list import ObjectStatsList
 
 from servers.lakefs import LakeFS
 
@@ -20,14 +23,15 @@ def lake() -> Iterator[LakeFS]:
 
 @pytest.fixture
 def client(lake: LakeFS) -> LakeFSClient:
-    return LakeFSClient(lakefs_sdk.Configuration(host=lake.url, username="id", password="key"))
+    configuration = Configuration(host=lake.url, username="id", password="key")
+    return LakeFSClient(configuration)  # type: ignore[no-untyped-call]  # the SDK has no types there
 
 
 def test_commits_objects_and_configuration_are_what_the_models_say(lake: LakeFS, client: LakeFSClient) -> None:
     commit = client.commits_api.get_commit("models", "main")
-    assert isinstance(commit, lakefs_sdk.Commit)
+    assert isinstance(commit, Commit)
     page = client.objects_api.list_objects("models", commit.id, amount=2)
-    assert isinstance(page, lakefs_sdk.ObjectStatsList)
+    assert isinstance(page, ObjectStatsList)
     assert [found.path for found in page.results] == ["a", "b/c"]
     assert page.pagination.has_more
     rest = client.objects_api.list_objects("models", commit.id, amount=2, after=page.pagination.next_offset)
@@ -37,7 +41,7 @@ def test_commits_objects_and_configuration_are_what_the_models_say(lake: LakeFS,
         "b/c",
         "b/d",
     ]
-    assert isinstance(client.objects_api.stat_object("models", "main", "a"), lakefs_sdk.ObjectStats)
+    assert isinstance(client.objects_api.stat_object("models", "main", "a"), ObjectStats)
     assert bytes(client.objects_api.get_object("models", "main", "a")) == b"abc"
     config = client.config_api.get_config()
     assert config.storage_config is not None
