@@ -2,7 +2,7 @@
 
 One thing happens at a time, and then the operator comes to rest. Random worlds are driven through all that can happen,
 those at rarely visited steps as often as the others. What they show are marks: a step that followed another, a step
-that answered a question, a phase of a step. For each of them a witness stands in `golden/state-machine.json`, the
+that answered a question, a phase of a step. For each of them a witness stands in `state-machine.json`, the
 shortest way there that was found: `UPDATE_GOLDEN=1` looks for all of them anew, which takes some minutes.
 """
 
@@ -27,7 +27,7 @@ from datafetch_operator.transitions import COURSE, FIRST, STEPS, TRANSITIONS
 from unit.operator.test_convergence import CREATE, HAPPENINGS
 from unit.operator.world import World, claimant, fetch
 
-GOLDEN = Path(__file__).parent / "golden/state-machine.json"
+GOLDEN = Path(__file__).with_name("state-machine.json")
 SEED, ROUNDS, LONG = 20260131, 2000, 100_000
 UNSEEN = "unseen: "
 History = list[str]
