@@ -6,8 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from component.places import AzurePlace, GCSPlace, HttpPlace, HubPlace, IndexPlace, LakeFSPlace, Place, S3Place
+from component.places import (
+    AzurePlace,
+    GCSPlace,
+    GitPlace,
+    HttpPlace,
+    HubPlace,
+    IndexPlace,
+    LakeFSPlace,
+    LfsPlace,
+    Place,
+    S3Place,
+)
 from servers.emulators import AzureServer, GcsServer, S3Server, azurite, fake_gcs_server, versitygw
+from servers.git import GitServer
 from servers.http import StaticServer
 from servers.hub import Hub
 from servers.lakefs import LakeFS
@@ -111,6 +123,22 @@ def presigned(only_loopback: None, tmp_path: Path, lake: LakeFS) -> LakeFSPlace:
 
 
 @pytest.fixture
+def git_server(tmp_path: Path) -> Iterator[GitServer]:
+    with GitServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def git(only_loopback: None, tmp_path: Path, git_server: GitServer) -> GitPlace:
+    return GitPlace(tmp_path, f"repo-{next(_numbers)}", git_server)
+
+
+@pytest.fixture
+def lfs(only_loopback: None, tmp_path: Path, git_server: GitServer) -> LfsPlace:
+    return LfsPlace(tmp_path, f"repo-{next(_numbers)}", git_server)
+
+
+@pytest.fixture
 def http(only_loopback: None, tmp_path: Path, web: StaticServer) -> HttpPlace:
     return HttpPlace(tmp_path, f"site-{next(_numbers)}", web)
 
@@ -122,7 +150,7 @@ def index(only_loopback: None, tmp_path: Path, web: StaticServer) -> IndexPlace:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> Place:
-    """The place that the test's parameter names: s3, gcs, azure, hf, lakefs, presigned, http or index."""
+    """The place that the test's parameter names: s3, gcs, azure, hf, lakefs, presigned, git, lfs, http or index."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Place)
     return found

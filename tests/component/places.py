@@ -26,6 +26,7 @@ from datafetch.sources import ByteRange, Checksum, Entry, Source, open_source
 from datafetch_api.config import DownloadItem
 from servers.emulators import AzureServer, GcsServer, S3Server
 from servers.faults import FaultProxy
+from servers.git import GitServer, LfsObject
 from servers.http import Manners, StaticServer
 from servers.hub import Hub
 from servers.lakefs import LakeFS
@@ -54,7 +55,9 @@ class Place(ABC):
     many: ClassVar[int] = 10_000
     """Objects of a long listing."""
     requests_for_bytes: ClassVar[int] = 1
-    """What the bytes of a small object cost."""
+    """What the bytes of a small object cost; 0 where the listing has brought them."""
+    sends_plain_requests: ClassVar[bool] = True
+    """Whether who wants may send the requests for bytes himself."""
     identity: ClassVar[str] = 'etag:"x"'
     """An identity in the form that this kind of source has."""
 
@@ -122,7 +125,6 @@ class Bucket(Place):
     """A bucket at one of the storage servers, which are processes of their own."""
 
     takes_selections = True
-    server: S3Server | GcsServer | AzureServer
 
     def fill(self, files: Mapping[str, bytes]) -> None:
         """Store objects, many of them over connections that are kept."""
@@ -152,6 +154,8 @@ WRONG_KEY = base64.b64encode(WRONG.encode() * 3).decode()
 
 
 class S3Place(Bucket):
+    server: S3Server
+
     def __init__(self, directory: Path, bucket: str, server: S3Server) -> None:
         super().__init__(directory, bucket)
         self.server = server
@@ -168,6 +172,8 @@ class S3Place(Bucket):
 
 
 class GCSPlace(Bucket):
+    server: GcsServer
+
     # Old generations stay readable: the buckets of these tests keep versions.
     changed_is_seen = False
     checks_credentials = False
@@ -189,6 +195,8 @@ class GCSPlace(Bucket):
 
 
 class AzurePlace(Bucket):
+    server: AzureServer
+
     def __init__(self, directory: Path, bucket: str, server: AzureServer) -> None:
         super().__init__(directory, bucket)
         self.server = server
@@ -212,6 +220,8 @@ class AzurePlace(Bucket):
 
 
 class HubPlace(Place):
+    server: Hub
+
     # A commit stays readable when the branch moves on.
     changed_is_seen = False
     identity = "oid:x"
@@ -249,6 +259,8 @@ class HubPlace(Place):
 
 
 class LakeFSPlace(Place):
+    server: LakeFS
+
     # A commit stays readable when the branch moves on.
     changed_is_seen = False
     identity = "oid:x"
@@ -294,8 +306,64 @@ class PresignedPlace(LakeFSPlace):
     requests_for_bytes = 2
 
 
+class GitPlace(Place):
+    # A commit stays readable when the branch moves on.
+    changed_is_seen = False
+    identity = "oid:x"
+    # git itself sees what was damaged on the way: `test_source_git` has that.
+    verifies = False
+    requests_for_bytes = 0
+    sends_plain_requests = False
+
+    def __init__(self, directory: Path, bucket: str, server: GitServer) -> None:
+        super().__init__(directory, bucket)
+        self.server = server
+        self.repository = server.create(bucket, {})
+        server.users["x-access-token"] = "a-token-of-git"
+
+    def entry(self, key: str, size: int) -> Entry:
+        return Entry(key, key, size, self.identity)
+
+    def missing(self, entry: Entry) -> Entry:
+        return Entry(entry.key, entry.path, entry.size, f"oid:{'0' * 40}")
+
+    def fill(self, files: Mapping[str, bytes]) -> None:
+        self.repository.commit(files)
+
+    def config(self, selections: list[dict[str, Any]], credentials: str) -> dict[str, Any]:
+        selection = dict(selections[0])
+        globs = [*([selection.pop("glob")] if "glob" in selection else []), *selection.pop("include", [])]
+        return {
+            "type": "git",
+            "url": f"{self.server.url}/{self.bucket}.git",
+            "token_file": self.secret("token", "a-token-of-git" if credentials == "right" else WRONG),
+            "files": globs or None,
+            **selection,
+        }
+
+
+class LfsPlace(GitPlace):
+    """With everything in Git LFS, whose server gives links to the storage behind it."""
+
+    identity = f"lfs:{'0' * 64}"
+    verifies = True
+    requests_for_bytes = 1
+
+    def missing(self, entry: Entry) -> Entry:
+        return Entry(entry.key, entry.path, entry.size, self.identity)
+
+    @contextmanager
+    def watched(self) -> Iterator[tuple[list[Server], dict[str, Any]]]:
+        yield [self.server.storage], {}
+
+    def fill(self, files: Mapping[str, bytes]) -> None:
+        self.repository.commit({path: LfsObject(data) for path, data in files.items()})
+
+
 class HttpPlace(Place):
     """Files at URLs: what a selection takes is spelled out, for there is no listing."""
+
+    server: StaticServer
 
     has_listing = False
     promises_checksums = False
@@ -362,6 +430,8 @@ PLACES: dict[str, type[Place]] = {
     "hf": HubPlace,
     "lakefs": LakeFSPlace,
     "presigned": PresignedPlace,
+    "git": GitPlace,
+    "lfs": LfsPlace,
     "http": HttpPlace,
     "index": IndexPlace,
 }

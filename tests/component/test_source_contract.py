@@ -211,7 +211,7 @@ def test_rotated_credentials_reach_a_source_that_is_in_use(place: Place) -> None
 # --- who sends requests himself ---
 
 
-@everywhere
+@_where(lambda kind: kind.sends_plain_requests)
 def test_a_prepared_request_brings_the_bytes_and_the_answer_tells_their_checksum(place: Place) -> None:
     place.fill(FILES)
     with place.source() as source:
@@ -264,7 +264,7 @@ def _is_for_bytes(found: Exchange) -> bool:
     return found.method == "GET" and (named or found.path.startswith(("/lfs/", "/storage/data/")))
 
 
-@everywhere
+@_where(lambda kind: kind.requests_for_bytes > 0)
 @pytest.mark.parametrize(("fault", "expected", "retryable"), REFUSALS)
 def test_what_may_be_tried_again_is_told_from_what_may_not(
     place: Place, fault: Fault, expected: type[DataFetchError], retryable: bool
