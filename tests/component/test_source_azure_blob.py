@@ -283,7 +283,7 @@ def test_a_version_is_named_in_every_request(blobs: FakeBlobs) -> None:
 def test_a_snapshot_of_a_real_server(filled: AzurePlace) -> None:
     connection = filled.server.connection_string
     with BlobServiceClient.from_connection_string(connection) as service:
-        snapshot = service.get_blob_client(filled.bucket, "a").create_snapshot()["snapshot"]
+        snapshot = str(service.get_blob_client(filled.bucket, "a").create_snapshot()["snapshot"])
     filled.fill({"a": DATA[::-1]})
     pinned = {"path": "a", "snapshot": snapshot, "target_path": "old"}
     with filled.source(pinned, {"path": "a", "target_path": "new"}) as source:

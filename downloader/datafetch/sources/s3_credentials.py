@@ -53,7 +53,7 @@ class FileKeys:
                 return False
             before = self._current.get_frozen_credentials()
             self._current = self._load()
-            return self._current.get_frozen_credentials() != before
+            return bool(self._current.get_frozen_credentials() != before)
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
         """Return the keys of this moment."""

@@ -23,7 +23,7 @@ from unit.operator.world import SETTINGS, START, bound_claim, fetch, pending_cla
 
 GOLDEN = Path(__file__).parent / "golden"
 
-SOURCES = [
+SOURCES: list[dict[str, Any]] = [
     {
         "name": "weights",
         "path": "model",
@@ -108,7 +108,7 @@ def _full() -> Attempt:
 
 def _with_authorities() -> Attempt:
     """Return an attempt whose sources have certificates of their own, two of them from one ConfigMap."""
-    corpus = SOURCES[1] | {"caBundle": {"configMapName": "corp-ca"}}
+    corpus = dict(SOURCES[1], caBundle={"configMapName": "corp-ca"})
     lake = {
         "name": "lake",
         "caBundle": {"configMapName": "corp-ca", "key": "lake.pem"},
