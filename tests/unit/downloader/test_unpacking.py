@@ -10,6 +10,7 @@ import random
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,21 @@ def test_whatever_members_are_called_they_are_all_there_or_none(names: list[str]
     else:
         assert found == {}
         assert "it." in str(error)
+
+
+def test_in_place_nothing_has_its_name_while_an_archive_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datafetch.sink.sink.FLUSH_SECONDS", 0.02)
+    config = DownloadConfig.model_validate(
+        {"download_root": str(tmp_path), "download_items": [{**item(), "unpack": {}}]}
+    )
+    late = make_tar({"x": b"2"})
+    bucket = MemoryBucket.of({"a.tar": make_tar({"x": b"1"}), "plain": b"p", "late.tar": late})
+    bucket.before_read = lambda key, position: time.sleep(0.3 if key == "late.tar" else 0)
+    with pytest.raises(UnsafePathError, match="collide"):
+        Fetch(bucket, config).run()
+    assert tree(tmp_path) == {}
 
 
 # --- content ---------------------------------------------------------------------------------------------------------
