@@ -139,6 +139,28 @@ def tenant(kubectl: Kubectl, operator: None, request: pytest.FixtureRequest) -> 
     kubectl.run("delete", "namespace", name, "--wait=false")
 
 
+class Publish:
+    """Gives servers of this machine names in a namespace of the test's own."""
+
+    def __init__(self, kubectl: Kubectl, host: str) -> None:
+        self._kubectl = kubectl
+        self._host = host
+        self.namespace = f"storage-{uuid.uuid4().hex[:8]}"
+
+    def __call__(self, name: str, url: str) -> str:
+        """Return the URL at which pods reach the server of that URL."""
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        return storage.publish(self._kubectl, name, self._host, port, self.namespace)
+
+
+@pytest.fixture
+def publish(kubectl: Kubectl, host: str) -> Iterator[Publish]:
+    """Return a function that gives a server of this machine a name in the cluster."""
+    publisher = Publish(kubectl, host)
+    yield publisher
+    kubectl.run("delete", "namespace", publisher.namespace, "--ignore-not-found", "--wait=false")
+
+
 def _show(kubectl: Kubectl, namespace: str) -> None:
     """Print what a person would look at."""
     there = ("--namespace", namespace)

@@ -1,14 +1,10 @@
 """Each provider once, over the whole path; what they can do in depth is the component tests' matter."""
 
 import hashlib
-import uuid
-from collections.abc import Iterator
 
 import pytest
 
-from deploy import storage
-from deploy.kubectl import Kubectl
-from e2e.conftest import free_port, random_bytes
+from e2e.conftest import Publish, free_port, random_bytes
 from e2e.tenant import Json, Tenant
 from servers.http import StaticServer
 from servers.hub import Hub
@@ -16,27 +12,6 @@ from storage import fill, servers
 
 CONTENT = {"config.json": b"{}", "weights/model.safetensors": random_bytes(200_000, 7)}
 DIGESTS = {path: hashlib.sha256(content).hexdigest() for path, content in CONTENT.items()}
-
-
-@pytest.fixture
-def publish(kubectl: Kubectl, host: str) -> Iterator["Publish"]:
-    """Return a function that gives a server of this machine a name in the cluster."""
-    publisher = Publish(kubectl, host)
-    yield publisher
-    kubectl.run("delete", "namespace", publisher.namespace, "--ignore-not-found", "--wait=false")
-
-
-class Publish:
-    """Gives servers names in a namespace of the test's own."""
-
-    def __init__(self, kubectl: Kubectl, host: str) -> None:
-        self._kubectl = kubectl
-        self._host = host
-        self.namespace = f"storage-{uuid.uuid4().hex[:8]}"
-
-    def __call__(self, name: str, url: str) -> str:
-        port = int(url.rpartition(":")[2].partition("/")[0])
-        return storage.publish(self._kubectl, name, self._host, port, self.namespace)
 
 
 def arrives(tenant: Tenant, source: Json) -> Json:
