@@ -1,5 +1,6 @@
 """git repositories at a real git server (`git http-backend`): what is taken, what it costs, what is never obeyed."""
 
+import base64
 import os
 import threading
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 from pydantic import TypeAdapter
 
@@ -32,6 +34,7 @@ from datafetch.sources.git_lfs import parse_pointer
 from datafetch_api.config import DownloadConfig, DownloadItem
 from servers.git import GitRepository, GitServer, LfsObject, Link, Stored, Submodule
 from servers.plans import Fault
+from servers.ssh import SshServer
 
 PASSWORD = "pass-and-secret-0123"
 BIG = os.urandom(9_000_000)
@@ -317,6 +320,33 @@ def test_ssh_asks_for_a_key_and_for_known_hosts(tmp_path: Path, monkeypatch: pyt
             list(source.list())
         source.close()
         assert said in str(raised.value)
+
+
+def test_a_key_opens_a_repository_over_ssh_where_the_server_is_known(server: GitServer, tmp_path: Path) -> None:
+    repository = server.create("group/data", {"a.txt": b"1", "b.bin": LfsObject(b"large")})
+    server.users["kim"] = PASSWORD
+    header = {"Authorization": "Basic " + base64.b64encode(f"kim:{PASSWORD}".encode()).decode()}
+    with SshServer(server.directory, f"{repository.url}/info/lfs", header) as ssh:
+        repository.url = ssh.url("group/data.git")
+        directory = secret(tmp_path, ssh_privatekey=ssh.client_key, known_hosts=ssh.known_hosts)
+        key = Path(directory, "ssh-privatekey")
+        key.chmod(0o644)  # as in a mounted Secret
+
+        assert contents(repository, credentials_dir=directory) == {"a.txt": b"1", "b.bin": b"large"}
+        assert ssh.commands[-1] == "git-lfs-authenticate group/data.git download"
+
+        repository.url = ssh.url("group/none.git")
+        assert isinstance(refusal(repository, credentials_dir=directory), SourceNotFoundError)
+        repository.url = ssh.url("group/data.git")
+        secret(tmp_path, known_hosts=ssh.known_hosts[:-8] + "AAAAAAAA")
+        error = refusal(repository, credentials_dir=directory)
+        assert isinstance(error, CredentialsRejectedError)
+        assert "known_hosts" in str(error)
+        secret(tmp_path, known_hosts=ssh.known_hosts)
+        key.write_text(asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode())
+        error = refusal(repository, credentials_dir=directory)
+        assert isinstance(error, CredentialsRejectedError)
+        assert "check the key" in str(error)
 
 
 # --- Git LFS ---
