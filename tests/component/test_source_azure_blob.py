@@ -297,3 +297,19 @@ def test_a_snapshot_of_a_real_server(filled: AzurePlace) -> None:
         list(source.list())
     with pytest.raises(ValueError, match="version_id or snapshot"):
         filled.item({**pinned, "version_id": "x"})
+
+
+def test_ten_thousand_blobs_come_page_by_page(only_loopback: None) -> None:
+    names = [f"{number:05}" for number in range(10_000)]
+
+    def page(request: Request) -> Response:
+        start = int(request.exchange.query.get("marker", "0"))
+        blobs = "".join(blob_xml(name, 1) for name in names[start : start + 5000])
+        following = str(start + 5000) if start + 5000 < len(names) else ""
+        listing = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{following}</NextMarker></EnumerationResults>"
+        body = f'<?xml version="1.0"?>{listing}'.encode()
+        return Response(200, (("Content-Type", "application/xml"),), body, len(body))
+
+    with Server(page) as server, opened("data", endpoint_url=server.url, anonymous=True) as source:
+        assert sorted(by_path(source)) == names
+        assert len(server.traffic.exchanges) == 2
