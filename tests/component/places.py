@@ -197,7 +197,7 @@ class GCSPlace(Bucket):
 class AzurePlace(Bucket):
     server: AzureServer
     # A page has five thousand, and the server is slow at storing them: `test_source_azure_blob` has one of two pages.
-    many = 5_100
+    many = 1_100
 
     def __init__(self, directory: Path, bucket: str, server: AzureServer) -> None:
         super().__init__(directory, bucket)
