@@ -129,10 +129,10 @@ COLLISIONS: dict[str, tuple[dict[str, bytes], str]] = {
 
 
 @pytest.mark.parametrize("what", COLLISIONS)
-def test_members_that_collide_are_refused_with_both_names(yard: Yard, what: str) -> None:
+def test_members_that_collide_are_refused_with_both_names(in_place: Yard, what: str) -> None:
     files, shown = COLLISIONS[what]
-    yard.put(files)
-    sentence = refused(yard, *files, code=18, left=("x",) if what == "two archives" else ())
+    in_place.put(files)
+    sentence = refused(in_place, *files, code=18, left=("x",) if what == "two archives" else ())
     assert "collide" in sentence
     assert shown in sentence
 
@@ -140,7 +140,7 @@ def test_members_that_collide_are_refused_with_both_names(yard: Yard, what: str)
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
-BOMBS = [".tar.gz", ".zip", ".tar.zst"]
+BOMBS = [".tar.gz", ".zip"]
 
 
 def bomb(suffix: str, size: int) -> bytes:
@@ -172,11 +172,11 @@ def test_a_zip_whose_members_share_their_bytes_is_refused(in_place: Yard) -> Non
     assert "max_ratio" in refused(in_place, "a.zip", code=18)
 
 
-def test_a_million_members_are_as_many_as_are_allowed(yard: Yard) -> None:
+def test_a_million_members_are_as_many_as_are_allowed(in_place: Yard) -> None:
     header = member("d/x", size=0).tobuf()
-    yard.put({"a.tar.gz": gzip.compress(header * 200_000, 1)})
-    yard.unpack = {"max_files": 1}
-    assert "max_files" in refused(yard, "a.tar.gz", code=18)
+    in_place.put({"a.tar.gz": gzip.compress(header * 200_000, 1)})
+    in_place.unpack = {"max_files": 1}
+    assert "max_files" in refused(in_place, "a.tar.gz", code=18)
 
 
 def test_directories_count_as_members(in_place: Yard) -> None:
@@ -185,12 +185,12 @@ def test_directories_count_as_members(in_place: Yard) -> None:
     assert "max_files" in refused(in_place, "a.tar", code=18)
 
 
-def test_the_bytes_of_all_members_together_are_limited(yard: Yard) -> None:
+def test_the_bytes_of_all_members_together_are_limited(in_place: Yard) -> None:
     files = {f"{number}": os.urandom(1000) for number in range(20)}
-    yard.put({"a.tar": tar(files), "b.zip": zipped(files)})
-    yard.unpack = {"max_bytes": 19_999}
-    assert "max_bytes" in refused(yard, "a.tar", code=18)
-    assert "max_bytes" in refused(yard, "b.zip", code=18, left=("a.tar",))
+    in_place.put({"a.tar": tar(files), "b.zip": zipped(files)})
+    in_place.unpack = {"max_bytes": 19_999}
+    assert "max_bytes" in refused(in_place, "a.tar", code=18)
+    assert "max_bytes" in refused(in_place, "b.zip", code=18, left=("a.tar",))
 
 
 def test_what_hard_links_copy_counts(in_place: Yard) -> None:
@@ -246,7 +246,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("left", [0, 3, 30, 0.5, -1], ids=str)
+@pytest.mark.parametrize("left", [0, 0.5, -1], ids=str)
 def test_half_an_archive_is_no_archive(in_place: Yard, name: str, left: float) -> None:
     whole = WHOLE[name]
     if name == "a.tar" and left == -1:
