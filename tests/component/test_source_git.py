@@ -24,6 +24,7 @@ from datafetch.errors import (
     InvalidConfigError,
     SourceNotFoundError,
     SourceUnavailableError,
+    StalledError,
     UnsafePathError,
 )
 from datafetch.progress import ProgressTracker
@@ -34,6 +35,7 @@ from datafetch.sources.git_lfs import parse_pointer
 from datafetch_api.config import DownloadConfig, DownloadItem
 from servers.git import GitRepository, GitServer, LfsObject, Link, Stored, Submodule
 from servers.plans import Fault
+from servers.serving import Request, Response, Server, text_response
 from servers.ssh import SshServer
 
 PASSWORD = "pass-and-secret-0123"
@@ -468,6 +470,25 @@ def test_a_relative_address_is_relative_to_the_repository(parent: str, url: str,
     assert submodule_remote(parse_remote(parent), url, "s").url == whole
 
 
+def test_credentials_do_not_follow_a_redirect_to_another_server(server: GitServer, tmp_path: Path) -> None:
+    repository = server.create("data", {"a.txt": b"1"})
+    server.users["x-access-token"] = PASSWORD
+
+    def redirect(request: Request) -> Response:
+        if request.header("authorization") is None:
+            return text_response(401, "who are you?", ("WWW-Authenticate", 'Basic realm="git"'))
+        return text_response(302, "there", ("Location", server.url + request.exchange.target))
+
+    with Server(redirect) as first:
+        repository.url = f"{first.url}/data.git"
+        error = refusal(repository, credentials_dir=secret(tmp_path, token=PASSWORD))
+
+    assert isinstance(error, CredentialsRejectedError)
+    assert any("authorization" in exchange.headers for exchange in first.traffic.exchanges)
+    assert server.traffic.exchanges
+    assert not any("authorization" in exchange.headers for exchange in server.traffic.exchanges)
+
+
 # --- what a repository would like to have executed ---
 
 
@@ -576,6 +597,16 @@ def test_a_server_s_refusal_is_named(
     server.faults.add(Fault(status=status), times=None)
 
     assert isinstance(refusal(repository), expected)
+
+
+def test_a_server_that_is_silent_has_stalled(server: GitServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datafetch.sources.retries._TRIES", 1)
+    repository = server.create("data", {"a.txt": b"1"})
+    server.faults.add(Fault(latency=9), times=None)
+    source = open_source(item_of(repository), stall_timeout=1.0)
+    with pytest.raises(StalledError):
+        list(source.list())
+    source.close()
 
 
 def test_a_failure_that_passes_is_asked_again(server: GitServer) -> None:

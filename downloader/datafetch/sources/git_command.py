@@ -192,7 +192,7 @@ _MEANINGS: tuple[tuple[str, type[DataFetchError], str], ...] = (
      "; check the url, and give credentials where it is private: who may not see it is told that it is not there"),
     (r"dumb http transport", InvalidConfigError, "; that server cannot do shallow fetches"),
     (r"transport '.*' not allowed|not valid: is this a git repo|valid git repo", InvalidConfigError, ""),
-    (r"operation too slow|timed out|timeout", SourceUnavailableError, ""),
+    (r"operation too slow", StalledError, ""),
 )  # fmt: skip
 
 

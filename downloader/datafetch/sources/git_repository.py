@@ -32,6 +32,7 @@ _DIRECT_BYTES = 8 << 20
 """A larger blob is written to a file first: its ranges are asked for one by one, and git reads from the start."""
 _MOST_WRITTEN = 4
 _MOST_IDLE = 8
+_WAIT_SECONDS = 1.0
 _SHA1_LENGTH = 40
 
 
@@ -309,30 +310,49 @@ class _Readers:
     def __init__(self, start: Callable[[], Popen[bytes]], end: Callable[[Popen[bytes]], None]) -> None:
         self._start = start
         self._end = end
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._idle: list[Popen[bytes]] = []
+        self._busy = 0
         self._closed = False
 
     def take(self) -> Popen[bytes]:
-        with self._lock:
+        """Return a process; where many are busy, after a short wait for one of them.
+
+        Who reads many files at a time in one thread would wait for ever.
+        """
+        with self._changed:
+            if not self._idle and self._busy >= _MOST_IDLE:
+                self._changed.wait(_WAIT_SECONDS)
+            self._busy += 1
             while self._idle:
                 process = self._idle.pop()
                 if process.poll() is None:
                     return process
-        return self._start()
+                self._end(process)
+        try:
+            return self._start()
+        except BaseException:
+            with self._changed:
+                self._busy -= 1
+            raise
 
     def give_back(self, process: Popen[bytes]) -> None:
-        with self._lock:
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify()
             if len(self._idle) < _MOST_IDLE and not self._closed:
                 self._idle.append(process)
                 return
         self._end(process)
 
     def discard(self, process: Popen[bytes]) -> None:
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify()
         self._end(process)
 
     def close(self) -> None:
-        with self._lock:
+        with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
         for process in idle:
