@@ -33,6 +33,7 @@ from datafetch.sources.git_access import parse_remote, submodule_remote
 from datafetch.sources.git_command import Runner
 from datafetch.sources.git_lfs import parse_pointer
 from datafetch_api.config import DownloadConfig, DownloadItem
+from servers.emulators import make_certificates
 from servers.git import GitRepository, GitServer, LfsObject, Link, Stored, Submodule
 from servers.plans import Fault
 from servers.serving import Request, Response, Server, text_response
@@ -272,6 +273,21 @@ def test_credentials_go_to_no_other_server(server: GitServer, tmp_path: Path) ->
         assert not any("authorization" in exchange.headers for exchange in other.traffic.exchanges)
 
 
+def test_credentials_go_to_no_other_lfs_server(server: GitServer, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with GitServer(tmp_path / "other") as other:
+        other.keeps_objects = True
+        elsewhere = other.create("sub", {"s.bin": LfsObject(b"large")})
+        modules = f'[submodule "s"]\n\tpath = s\n\turl = {elsewhere.url}\n'.encode()
+        repository = server.create("data", {".gitmodules": modules, "s": Submodule(elsewhere.head)})
+        server.users["x-access-token"] = PASSWORD
+        directory = secret(tmp_path, token=PASSWORD)
+
+        assert contents(repository, submodules=True, credentials_dir=directory, path="s/") == {"s.bin": b"large"}
+        assert any(exchange.path.startswith("/lfs/") for exchange in other.traffic.exchanges)
+        assert not any("authorization" in exchange.headers for exchange in other.traffic.exchanges)
+
+
 def test_a_token_that_is_rotated_while_it_is_listed_is_used(server: GitServer, tmp_path: Path) -> None:
     repository = server.create("data", {"a.txt": b"1"})
     server.users["x-access-token"] = "new-and-secret"
@@ -279,6 +295,17 @@ def test_a_token_that_is_rotated_while_it_is_listed_is_used(server: GitServer, t
     with source_of(repository, credentials_dir=directory) as source:
         secret(tmp_path, token="new-and-secret")
         assert sorted(by_path(source)) == ["a.txt"]
+
+
+def test_a_server_of_a_private_authority_is_trusted_where_the_item_says_so(only_loopback: None, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path / "tls")
+    with GitServer(tmp_path, certificate=(made.certificate, made.key)) as secure:
+        repository = secure.create("data", {"a.txt": b"1"})
+
+        assert contents(repository, ca_bundle_file=str(made.ca_file)) == {"a.txt": b"1"}
+        error = refusal(repository)
+        assert isinstance(error, InvalidConfigError)
+        assert "ca_bundle_file" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +411,14 @@ def test_many_files_of_lfs_share_a_request_and_links_are_renewed(server: GitServ
         server.expire_links()
         assert read(source, entries["7.bin"]) == b"7"
         assert read(source, entries["8.bin"], 0, 1) == b"8"
+
+
+def test_an_lfs_server_that_keeps_its_objects_itself_is_logged_in_to(server: GitServer, tmp_path: Path) -> None:
+    server.keeps_objects = True
+    server.users["x-access-token"] = PASSWORD
+    repository = server.create("data", {"a.bin": LfsObject(b"large")})
+
+    assert contents(repository, credentials_dir=secret(tmp_path, token=PASSWORD)) == {"a.bin": b"large"}
 
 
 def test_an_object_that_lfs_does_not_have_is_named(server: GitServer) -> None:
