@@ -153,6 +153,8 @@ class Runner:
 
     def explain(self, complaint: str, place: str) -> DataFetchError:
         """Return what a complaint of git's or ssh's means."""
+        if self._closed:
+            return InterruptedByRequestError("stopped; what was fetched is kept")
         said = self._said(complaint)
         for pattern, kind, remedy in _MEANINGS:
             if re.search(pattern, complaint, re.IGNORECASE):
