@@ -99,7 +99,7 @@ class Item(ConfigModel):
     max_timestamp_spread: Annotated[int, Field(ge=1)] | None = None
     """Most seconds between the oldest and the newest of the files."""
     unpack: Unpack | None = None
-    """Unpack the archives among the files (.tar, .tar.gz, .tgz, .tar.zst, .zip), each where it would lie."""
+    """Unpack the archives among the files (.zip; .tar, plain or with .gz, .bz2, .xz, .zst), each where it would lie."""
 
 
 class BucketItems(ConfigModel):

@@ -382,8 +382,8 @@ class Source(ApiModel):
     max_timestamp_spread: Duration | None = None
     """Most time between the oldest and the newest of the files: more says that somebody is still writing them."""
     unpack: Annotated[bool | None, default_is(False)] = None
-    """Unpack the archives among the files (.tar, .tar.gz, .tgz, .tar.zst, .zip), each where it would lie. Default:
-    false."""
+    """Unpack the archives among the files (.zip; .tar, plain or with .gz, .bz2, .xz, .zst), each where it would lie.
+    Default: false."""
     keep_archive: Annotated[bool | None, default_is(False)] = None
     """Whether an archive that is unpacked stays beside its files. Default: it does not."""
     unpack_limits: UnpackLimits | None = None

@@ -120,7 +120,7 @@ class ArtifactStatus(StatusModel):
     """Digest over path, size and source identity of every file."""
     source_digest: str | None = None
     """The same of what the sources listed, where that is not all that the manifest says: sizes that came only with the
-    bytes, files out of archives. Absent where it is the same."""
+    bytes, files out of archives. Absent where a listing tells it all."""
     claim_uid: Annotated[str, Field(alias="claimUID")]
     """The claim that holds it: another claim of the same name holds nothing."""
     size_bytes: Count
