@@ -82,7 +82,8 @@ chaos: .venv-downloader/.ready storage-servers ## Ends at random moments, rivals
 chaos-disk: .venv-downloader/.ready storage-servers ## Every call of a fetch fails once, and the power goes at every one; thousands of keys. Longer than chaos
 	DATAFETCH_KEY_EXAMPLES=3000 $(DOWNLOADER)/python -m pytest tests/unit/downloader/test_keys_properties.py
 	$(DOWNLOADER)/python -m pytest --chaos tests/chaos/conftest.py tests/component/test_write_faults.py \
-	  tests/component/test_power_loss.py tests/component/test_durability.py tests/component/test_real_disks.py
+	  tests/component/test_power_loss.py tests/component/test_durability.py tests/component/test_real_disks.py \
+	  tests/component/test_archives_durability.py
 
 .PHONY: crd
 crd: .venv-operator/.ready cluster-up ## The CRD against a real API server

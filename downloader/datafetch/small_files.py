@@ -189,8 +189,8 @@ class _SmallFile:
     """The exchange of one small file."""
 
     __slots__ = (
-        "_access", "_asked", "_descriptor", "_entry", "_hasher", "_pin", "_promised", "_received", "_url", "_work", "destination",
-        "file", "head", "tries",
+        "_access", "_asked", "_descriptor", "_entry", "_hasher", "_pin", "_promised", "_received", "_url", "_work",
+        "destination", "file", "head", "tries",
     )  # fmt: skip
 
     def __init__(

@@ -21,7 +21,12 @@ from pathlib import Path
 if __package__ in (None, ""):  # started as `python3 hack/storage`: make the package importable by its name
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from cluster import packages
+from cluster.errors import ClusterError
 from storage import fill, install, servers
+
+_PROGRAMS = {"git": "git", "ssh": "openssh-client"}
+"""What the tests of sources run beside the servers -> the package that brings it."""
 
 
 def main() -> int:
@@ -30,7 +35,7 @@ def main() -> int:
     commands = {"install": _install, "up": _up, "down": _down, "env": _env, "fill": _fill}
     try:
         commands[arguments.command](arguments)
-    except (install.InstallError, servers.ServerError, fill.FillError) as error:
+    except (install.InstallError, servers.ServerError, fill.FillError, ClusterError) as error:
         print(f"hack/storage {arguments.command}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -59,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _install(_: argparse.Namespace) -> None:
+    packages.ensure(_PROGRAMS)
     for server in install.SERVERS:
         started = time.monotonic()
         program = install.install(server)

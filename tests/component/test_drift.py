@@ -59,7 +59,7 @@ def take_away(place: Place, key: str) -> None:
     elif isinstance(place, HttpPlace):
         place.paths.remove(key)
     else:
-        place.server.store.delete(place.bucket, key)  # type: ignore[attr-defined]  # of each that is left
+        place.server.store.delete(place.bucket, key)
 
 
 @pytest.mark.parametrize("place", PLACES, indirect=True)

@@ -109,7 +109,7 @@ def test_a_refresh_of_another_commit_fetches_only_what_differs(
     assert {path.name: path.read_bytes() for path in (tmp_path / "root").glob("*.bin")} == place.repository.commits[
         place.repository.head
     ]
-    asked = [exchange.query.get("path") for exchange in place.server.traffic.exchanges if "path" in exchange.query]
+    asked = [exchange.query["path"] for exchange in place.server.traffic.exchanges if "path" in exchange.query]
     assert sorted(asked) == ["3.bin", "new.bin"], "one request for each object that differs"
     if kind == "presigned":
         assert len(place.server.storage.traffic.exchanges) == 2

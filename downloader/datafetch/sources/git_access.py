@@ -166,7 +166,7 @@ class Access:
             # Where we stand and above it there is no repository with settings.
             "GIT_CEILING_DIRECTORIES": os.path.dirname(os.path.realpath(self._directory)),
         }
-        settings = _SETTINGS | (self._remote_settings(remote, stall_timeout) if remote else {})
+        settings = {**_SETTINGS, **(self._remote_settings(remote, stall_timeout) if remote else {})}
         if remote is not None and remote.scheme == "ssh":
             environment |= self._ssh(stall_timeout)
         environment["GIT_CONFIG_COUNT"] = str(len(settings))

@@ -184,7 +184,11 @@ class LfsServer:
         actions = item.get("actions")
         download = actions.get("download") if isinstance(actions, dict) else None
         href = download.get("href") if isinstance(download, dict) else None
-        if not isinstance(href, str) or urlsplit(href).scheme not in ("http", "https"):
+        if (
+            not isinstance(download, dict)
+            or not isinstance(href, str)
+            or urlsplit(href).scheme not in ("http", "https")
+        ):
             return SourceUnavailableError(f"{place} names no URL for {item['oid']}")
         if urlsplit(endpoint.url).scheme == "https" and urlsplit(href).scheme != "https":
             return SourceUnavailableError(f"{place} names a URL of plain http for {item['oid']}")

@@ -49,7 +49,8 @@ def connect(item: LakeFSItem, files: CredentialFiles, secrets: Secrets, ca_bundl
     known = _from_files(item, files)
     try:
         # With arguments the package asks nobody else; without, it goes its own chain.
-        client = lakefs.Client(**_arguments(known)) if _names_somebody(known) else lakefs.Client()
+        arguments = _arguments(known) if _names_somebody(known) else {}
+        client = lakefs.Client(**arguments)  # type: ignore[no-untyped-call]  # the package says no types there
     except NoAuthenticationFound:
         raise InvalidConfigError(
             "no lakeFS credentials: name access_key_id_file and secret_key_file (in a Secret: "
@@ -129,7 +130,8 @@ def _host(url: str | None) -> str:
 def _with_configuration(client: lakefs.Client) -> lakefs.Client:
     from lakefs_sdk.client import LakeFSClient
 
-    client._client = LakeFSClient(client.config, header_name="X-Lakefs-Client", header_value="datafetch")  # noqa: SLF001 - the package makes it before anybody can name a CA
+    made = LakeFSClient(client.config)  # type: ignore[no-untyped-call]  # as above
+    client._client = made  # noqa: SLF001 - the package makes it before anybody can name a CA
     return client
 
 
