@@ -269,7 +269,6 @@ class LakeFSPlace(Place):
     # What lakeFS itself sends, it gives no checksum of: only the storage behind it does.
     promises_checksums = False
     verifies = False
-    names_missing_bucket = False
 
     def __init__(self, directory: Path, bucket: str, server: LakeFS) -> None:
         super().__init__(directory, bucket)

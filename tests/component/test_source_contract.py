@@ -271,7 +271,7 @@ def test_what_may_be_tried_again_is_told_from_what_may_not(
 ) -> None:
     place.fill({"notes.md": b"a few words"})
     with place.watched() as (servers, settings):
-        source = open_source(place.item(**settings), stall_timeout=0.5)
+        source = open_source(place.item(**settings), stall_timeout=1.5)
         try:
             entry = by_path(source)["notes.md"]
             for server in servers:

@@ -292,7 +292,8 @@ class LakeFSSource:
             case 401:
                 return CredentialsRejectedError(f"{place}; check the access key, or make another one in lakeFS")
             case 404:
-                return SourceNotFoundError(f"{place}; check repository, ref and path: {_UNCOMMITTED}")
+                named = f"repository {self._item.repository!r}, ref {self._item.ref!r}"
+                return SourceNotFoundError(f"{place}; check {named} and the path: {_UNCOMMITTED}")
             case 410:
                 return SourceNotFoundError(
                     f"{place}; it was collected as garbage: take a newer commit, or keep the old ones for longer"
