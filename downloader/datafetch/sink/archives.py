@@ -178,7 +178,10 @@ class Archives:
         """Remove what came out of an archive that cannot be unpacked; `too` says that it goes itself."""
         tree = self._sink.tree
         for path in self._sink.ledger.planned_members(archive.path):
-            tree.remove(path)
+            status = tree.stat(path)
+            # A member that was refused, because a directory has its name, is among the planned ones too.
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                tree.remove(path)
         if too:
             self._sink.journal.drop(archive.path)
             tree.remove(archive.path)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from datafetch.errors import UnsafePathError
@@ -118,6 +118,8 @@ def fetch(archive: str, data: bytes, root: Path) -> tuple[UnsafePathError | None
 
 
 @few
+@example(names=["a/a", "a"], as_zip=False)
+@example(names=["a", "a/a"], as_zip=True)
 @given(names=st.lists(st.one_of(SAFE_KEYS, ANY_KEYS), min_size=1, max_size=5), as_zip=st.booleans())
 def test_whatever_members_are_called_they_are_all_there_or_none(names: list[str], as_zip: bool) -> None:
     names = [name.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape") for name in names]
