@@ -17,6 +17,7 @@ from e2e.tenant import SECRET, Json, Tenant, condition
 from e2e.workloads import checksums, container, finish, pod, template
 from servers.emulators import Certificates, make_certificates
 from servers.faults import FaultProxy
+from servers.git import GitServer
 from servers.http import StaticServer
 from servers.hub import Hub
 from servers.lakefs import LakeFS
@@ -105,6 +106,16 @@ def cached(hub: Hub, url: str) -> tuple[Json, dict[str, str], str]:
     return {"name": "hub", "path": "hub", "huggingFace": member}, found, commit
 
 
+def versioned(server: GitServer, url: str) -> tuple[Json, dict[str, str], str]:
+    """Commit files to git; return a source of a directory of them, what comes of it, and the commit."""
+    server.users["x-access-token"] = "a-token-of-git"
+    files = {"train.py": b"print('hello')\n", "conf/deep.yaml": b"a: 1\n"}
+    repository = server.create("code", {**{f"src/{path}": data for path, data in files.items()}, "README.md": b"#\n"})
+    member = {"url": f"{url}/code.git", "prefix": "src/"}
+    source = {"name": "code", "path": "code", "secretRef": {"name": "git"}, "git": member}
+    return source, digests_of(files, "code/"), repository.head
+
+
 def lake_secret(tenant: Tenant) -> None:
     """Create the Secret with the server's key, as lakectl names its parts."""
     names = ("LAKECTL_CREDENTIALS_ACCESS_KEY_ID", "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY")
@@ -118,9 +129,14 @@ def trust(tenant: Tenant, certificates: Certificates) -> None:
 
 
 def test_sources_of_every_kind_bring_what_their_fields_say(
-    tenant: Tenant, bucket: Bucket, publish: Publish, host: str
+    tenant: Tenant, bucket: Bucket, publish: Publish, host: str, tmp_path: Path
 ) -> None:
-    with StaticServer(host) as web, LakeFS(host) as lake, Hub(host, cdn_host=host) as hub:
+    with (
+        StaticServer(host) as web,
+        LakeFS(host) as lake,
+        Hub(host, cdn_host=host) as hub,
+        GitServer(tmp_path, host=host) as git,
+    ):
         lake.add_key(*LAKE_KEY)
         lake_secret(tenant)
         unpacked, expected = archives(bucket)
@@ -128,17 +144,20 @@ def test_sources_of_every_kind_bring_what_their_fields_say(
         by_index, found = indexed(web, publish("web", web.url))
         lake_source, of_lake, lake_commit = committed(lake, publish("lake", lake.url))
         hub_source, of_hub, hub_commit = cached(hub, publish("hub", hub.url))
+        git_source, of_git, git_commit = versioned(git, publish("git", git.url))
+        tenant.secret("git", token="a-token-of-git")
         tenant.claim("data")
-        tenant.fetch("model", unpacked, by_manifest, by_index, lake_source, hub_source)
+        tenant.fetch("model", unpacked, by_manifest, by_index, lake_source, hub_source, git_source)
         status = tenant.wait_for_phase("model", "Ready")
-        assert tenant.consume("data", "model") == expected | more | found | of_lake | of_hub
+        assert tenant.consume("data", "model") == expected | more | found | of_lake | of_hub | of_git
     sources = {source["name"]: source for source in status["sources"]}
     files = {name: source["files"] for name, source in sources.items()}
-    assert files == {"archives": 3, "listed": 2, "release": 2, "lake": 2, "hub": 3}
+    assert files == {"archives": 3, "listed": 2, "release": 2, "lake": 2, "hub": 3, "code": 2}
     assert sources["release"]["resolvedRevision"].startswith("sha256:")
     assert sources["lake"]["resolvedRevision"] == lake_commit
     assert sources["hub"]["resolvedRevision"] == hub_commit
-    assert status["artifact"]["files"] == len(expected | more | found | of_lake | of_hub)
+    assert sources["code"]["resolvedRevision"] == git_commit
+    assert status["artifact"]["files"] == len(expected | more | found | of_lake | of_hub | of_git)
     assert condition(status, "Ready")["status"] == "True"
 
 

@@ -166,7 +166,7 @@ def _packed(kind: str, data: bytes) -> bytes:
 class GitServer(Server):
     """The server; `storage` hands out the LFS objects."""
 
-    def __init__(self, directory: Path, certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(self, directory: Path, certificate: tuple[Path, Path] | None = None, host: str = "127.0.0.1") -> None:
         self.directory = directory / "git-server"
         self.users: dict[str, str] = {}
         """Passwords by user; none lets everybody in."""
@@ -178,8 +178,8 @@ class GitServer(Server):
         self.keeps_objects = False
         """Hand LFS objects out here, to who has logged in, and not by links to the storage."""
         self._epoch = 1
-        self.storage = Server(self._stored)
-        super().__init__(self._answer, certificate=certificate)
+        self.storage = Server(self._stored, host)
+        super().__init__(self._answer, host, certificate=certificate)
 
     def stop(self) -> None:
         """Stop both servers."""
