@@ -280,7 +280,7 @@ def test_missing_s3_keys_are_the_sdk_s_own_chain_and_not_anonymous(kaiwo: Kaiwo)
         ),
         (
             config_with(EXAMPLES["s3"]),
-            "InvalidConfig: source 'Test Minio': access_key_id_file: no such file 'test/secrets/s3/access_key_id'",
+            "InvalidConfig: source 'Test Minio': endpoint_url_file: no such file 'test/secrets/s3/endpoint'",
         ),
     ],
 )
