@@ -65,8 +65,8 @@ MYPY_OPERATOR := operator/datafetch_operator hack/generate hack/cluster hack/ima
 
 .PHONY: unit
 unit: venvs ## Pure and fast
-	$(DOWNLOADER)/python -m pytest tests/unit/downloader tests/unit/bench
-	$(OPERATOR)/python -m pytest tests/unit/api tests/unit/operator tests/unit/chart
+	$(DOWNLOADER)/python -m pytest -n 2 tests/unit/downloader tests/unit/bench
+	$(OPERATOR)/python -m pytest -n 2 tests/unit/api tests/unit/operator tests/unit/chart
 
 .PHONY: component
 component: .venv-downloader/.ready storage-servers ## The downloader against real S3, GCS and Azure servers and a fake Hub
