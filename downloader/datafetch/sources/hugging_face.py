@@ -6,8 +6,6 @@ layout is `hub_cache`'s, what counts as weights is `weights`'s.
 """
 
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,6 +37,7 @@ from datafetch.errors import (
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
 from datafetch.sources.hub_cache import RefReader, is_ref, ref_entry, repository_folder, snapshot_path
+from datafetch.sources.links import Links
 from datafetch.sources.ranges import open_range, quote_key
 from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.sources.selection import literal_names, select
@@ -51,7 +50,6 @@ _SDK_ERRORS = (httpx2.HTTPError, HFValidationError, EntryNotFoundError, OfflineM
 _DIRECTORIES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 _LINK_SECONDS = 900.0
 """A link to the CDN is good for an hour; it is asked for again well before."""
-_MOST_LINKS = 1024
 _MOST_NAMED = 5
 """Files that one sentence names."""
 _DISABLED = "Access to this resource is disabled"
@@ -69,7 +67,7 @@ class HuggingFaceSource:
         self._resolving = threading.Lock()
         self._renewing = threading.Lock()
         self._closed = threading.Event()
-        self._links = _Links()
+        self._links = Links()
         self._commit: str | None = None
         self._token = self._read_token()
         self._api = HfApi(endpoint=item.endpoint_url, token=self._token or False)
@@ -222,7 +220,7 @@ class HuggingFaceSource:
             body.checksum = entry.checksum
         is_part = byte_range.end is not None and byte_range.end - byte_range.start != entry.size
         if is_part and body.url != link and urlsplit(body.url).netloc != urlsplit(self._page).netloc:
-            self._links.keep(entry.key, body.url)
+            self._links.keep(entry.key, body.url, _LINK_SECONDS)
         return body
 
     def _request_to_hub(self, entry: Entry) -> Request:
@@ -384,34 +382,6 @@ class HuggingFaceSource:
             f"accept the conditions at {self._page} with the token's account; a fine-grained token also needs read "
             f"access to public gated repositories ({self._hub}/settings/tokens)"
         )
-
-
-class _Links:
-    """Links to the CDN by file, the latest ones. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._links: OrderedDict[str, tuple[str, float]] = OrderedDict()
-
-    def get(self, key: str) -> str | None:
-        """Return a file's link while it is young enough."""
-        with self._lock:
-            link, until = self._links.get(key, ("", 0.0))
-            return link if time.monotonic() < until else None
-
-    def keep(self, key: str, link: str) -> None:
-        """Remember a file's link."""
-        with self._lock:
-            self._links[key] = (link, time.monotonic() + _LINK_SECONDS)
-            self._links.move_to_end(key)
-            if len(self._links) > _MOST_LINKS:
-                self._links.popitem(last=False)
-
-    def forget(self, key: str, link: str) -> None:
-        """Drop a link, unless another thread has brought a newer one."""
-        with self._lock:
-            if self._links.get(key, ("", 0.0))[0] == link:
-                del self._links[key]
 
 
 def _code(error: HfHubHTTPError, headers: dict[str, str]) -> str:

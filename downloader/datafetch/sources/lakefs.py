@@ -8,7 +8,6 @@ come from the storage behind it, without lakeFS's credentials; else through the 
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +29,7 @@ from datafetch.errors import (
 )
 from datafetch.sources import ByteRange, Checksum, ChecksumAlgorithm, Entry, HttpAccess
 from datafetch.sources.lakefs_client import Server, connect
+from datafetch.sources.links import Links
 from datafetch.sources.ranges import open_range
 from datafetch.sources.retries import with_renewal, with_retries
 from datafetch.sources.s3_answers import promised_checksum
@@ -45,7 +45,6 @@ _LINK_SECONDS = 300.0
 """Of a presigned URL whose expiry the server does not tell; the shortest default of a storage behind lakeFS is more."""
 _LINK_MARGIN = 30.0
 """Seconds before its expiry at which a presigned URL is not used any more."""
-_MOST_LINKS = 1024
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _UNCOMMITTED = "a branch is read as of its last commit: commit what is to be fetched"
 _T = TypeVar("_T")
@@ -63,7 +62,7 @@ class LakeFSSource:
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
         self._closed = threading.Event()
-        self._links = _Links()
+        self._links = Links()
         self._commit: str | None = None
         self._presigns: bool | None = None
         self._server = self._connect()
@@ -301,34 +300,6 @@ class LakeFSSource:
             case 420:
                 return SourceUnavailableError(f"{place}: it asks for fewer requests", throttled=True)
         return classify(refusal)
-
-
-class _Links:
-    """Presigned URLs by object, the latest ones. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._links: OrderedDict[str, tuple[str, float]] = OrderedDict()
-
-    def get(self, key: str) -> str | None:
-        """Return an object's URL while it is good for long enough."""
-        with self._lock:
-            link, until = self._links.get(key, ("", 0.0))
-            return link if time.monotonic() < until else None
-
-    def keep(self, key: str, link: str, seconds: float) -> None:
-        """Remember an object's URL."""
-        with self._lock:
-            self._links[key] = (link, time.monotonic() + seconds)
-            self._links.move_to_end(key)
-            if len(self._links) > _MOST_LINKS:
-                self._links.popitem(last=False)
-
-    def forget(self, key: str, link: str) -> None:
-        """Drop a URL, unless another thread has brought a newer one."""
-        with self._lock:
-            if self._links.get(key, ("", 0.0))[0] == link:
-                del self._links[key]
 
 
 def _entry(path: str, size: int | None, checksum: str, mtime: int) -> Entry:
